@@ -1,0 +1,168 @@
+"""Reads checkpoints, without trusting them: this project's, the toolboxes' and those of ATMNet's authors."""
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.fileio import get_local_path
+from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+from mmatm.errors import InputError
+
+# What MMEngine puts into its checkpoints beside tensors, and the authors' scripts into theirs. torch.load refuses
+# everything else, and runs none of it. numpy < 2 wrote the same functions under another module's name.
+_multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+torch.serialization.add_safe_globals([
+    HistoryBuffer,
+    argparse.Namespace,
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ('?', 'i4', 'i8', 'u1', 'f2', 'f4', 'f8')},
+    *[
+        (getattr(_multiarray, name), f'{package}.multiarray.{name}')
+        for name in ('_reconstruct', 'scalar')
+        for package in ('numpy.core', 'numpy._core')
+    ],
+])  # fmt: skip
+
+_AUTHORS_NAMES = (
+    (r'patch_embed\.proj\.', 'stem.'),
+    (r'pos_blocks\.(\d+)\.proj\.', r'stages.\1.position.'),
+    (r'blocks\.(\d+)\.\d+\.downsample\.proj\.', lambda m: f'stages.{int(m[1]) + 1}.downsample.'),
+    (r'blocks\.(\d+)\.(\d+)\.offset_layer\.0\.', r'stages.\1.blocks.\2.offset_norm.'),
+    (r'blocks\.(\d+)\.(\d+)\.offset_layer\.1\.', r'stages.\1.blocks.\2.offset_fc.'),
+    (r'blocks\.(\d+)\.(\d+)\.atm\.atm_([whc])\.', r'stages.\1.blocks.\2.mixer.fc_\3.'),
+    (r'blocks\.(\d+)\.(\d+)\.atm\.', r'stages.\1.blocks.\2.mixer.'),
+    (r'blocks\.(\d+)\.(\d+)\.', r'stages.\1.blocks.\2.'),
+    (r'norm_(\d)\.', r'norm\1.'),
+    (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
+)
+
+_GOOGLE_DRIVE_IDS = {
+    ('xt', 'xtiny'): '1JjWFDJM097a2sX9zw2oOisCT-7T43-DV',
+    ('t', 'tiny'): '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-',
+    ('s', 'small'): None,
+    ('b', 'base'): None,
+    ('l', 'large'): '1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0',
+}
+
+
+def published_weights(arch: Any) -> str:
+    """A sentence on where the authors publish the ImageNet weights of a size; empty for a custom one."""
+    for names, file_id in _GOOGLE_DRIVE_IDS.items():
+        if arch in names:
+            if file_id is None:
+                return f'The authors do not publish ImageNet weights of ATMNet-{names[0]}. '
+            return f'The authors publish them as file {file_id} on Google Drive. '
+    return ''
+
+
+def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
+    """Reads a checkpoint and puts its weights, the averaged (EMA) ones if there are any, under `state_dict`.
+
+    A classifier of the authors comes out with MMPretrain's prefixes, as an `ImageClassifier` holds it.
+
+    Args:
+        path: A local path, or an address that MMEngine's file backends read.
+        map_location: As `torch.load` takes it.
+
+    Returns:
+        The file's dict with `state_dict`; other containers of weights are gone.
+
+    Raises:
+        InputError: The file is missing, cut short, no checkpoint, or holds code.
+    """
+    try:
+        with get_local_path(path) as local_path:
+            checkpoint = torch.load(local_path, map_location=map_location, weights_only=True)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f'there is no checkpoint {path}') from None
+    except pickle.UnpicklingError as error:
+        if unsafe := re.search(r'(?:Unsupported global: GLOBAL|Unsupported class|disallowed) (\S+)', str(error)):
+            raise InputError(
+                f'{path} holds more than weights ({unsafe[1]}): it could run code when loaded, so it was not loaded. '
+                'Ask its author for a file with tensors and plain values only'
+            ) from None
+        raise InputError(f'{path} is damaged or no PyTorch checkpoint') from None
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise InputError(f'{path} is cut short or no PyTorch checkpoint ({str(error).splitlines()[0]})') from None
+    if not isinstance(checkpoint, dict):
+        raise InputError(f'{path} holds a {type(checkpoint).__name__}, not a dict of weights')
+
+    containers = [key for key in ('model_ema', 'state_dict', 'model') if isinstance(checkpoint.get(key), Mapping)]
+    if not containers:
+        checkpoint, containers = {'weights': checkpoint}, ['weights']
+    weights = {name.removeprefix('module.'): w for name, w in checkpoint[containers[0]].items()}
+    if not any(isinstance(weight, Tensor) for weight in weights.values()):
+        raise InputError(f'{path} holds no weights')
+    if 'patch_embed.proj.weight' in weights and 'pos_blocks.0.proj.weight' in weights:
+        weights = {
+            name.replace('head.', 'head.fc.', 1) if name.startswith('head.') else f'backbone.{name}': weight
+            for name, weight in weights.items()
+        }
+    rest = {key: value for key, value in checkpoint.items() if key not in containers}
+    return {**rest, 'state_dict': weights}
+
+
+def read_backbone(path: str, prefix: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """Reads a backbone's weights from a backbone's or a whole model's file.
+
+    Args:
+        path: As `read_checkpoint` takes it.
+        prefix: The backbone's name in the file with its dot; None looks for ``'backbone.'``.
+
+    Returns:
+        The weights without prefix, and a summary of what else the file holds.
+
+    Raises:
+        InputError: As `read_checkpoint`; no name in the file has the prefix.
+    """
+    weights = read_checkpoint(path)['state_dict']
+    if prefix is None:
+        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    backbone = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+    if not backbone:
+        raise InputError(
+            f"{path}: no name begins with '{prefix}', but with {sorted({n.split('.')[0] for n in weights})}"
+        )
+    unused = Counter(name.split('.')[0] for name in weights if not name.startswith(prefix))
+    return backbone, ', '.join(f'{name} ({count} tensors)' for name, count in unused.items())
+
+
+def latest_checkpoint(folder: str) -> str | None:
+    """The newest whole `iter_N.pth` or `epoch_N.pth` in a folder, or None; one cut short by a kill does not count."""
+    paths = [path for path in Path(folder).glob('*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
+    for path in sorted(paths, key=lambda path: int(path.stem.split('_')[1]), reverse=True):
+        if zipfile.is_zipfile(path):  # the end of the file, written last, is there
+            return str(path)
+    return None
+
+
+def own_name(authors_name: str) -> str:
+    """The authors' name of a backbone parameter -> `ATMNet`'s; a name that is not theirs stays as it is."""
+    for pattern, replacement in _AUTHORS_NAMES:
+        name, count = re.subn(f'^{pattern}', replacement, authors_name)
+        if count:
+            return name
+    return authors_name
+
+
+def adopt_authors_names(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Renames the authors' backbone weights below prefix to `ATMNet`'s, in place; other files' stay as they are."""
+    if f'{prefix}pos_blocks.0.proj.weight' not in state_dict:
+        return
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        new_name = own_name(name.removeprefix(prefix))
+        weight = state_dict.pop(name)
+        if new_name.endswith(('.fc_w.weight', '.fc_h.weight')):
+            weight = weight.flatten(1)  # a 1x1 convolution's weight, there
+        state_dict[prefix + new_name] = weight

@@ -1,0 +1,50 @@
+"""What the commands in tools/ share."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from mmatm.config import fit_to_machine, load_config
+from mmatm.errors import InputError
+
+
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that every command on a config has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmseg::upernet/NAME.py')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go; by default work_dirs/ and the config name')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change entries of the config; +KEY=VALUE adds one. Lists as KEY="[a,b]", entries of lists as KEY.0.NAME',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that the arguments of `config_parser` ask for."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    fit_to_machine(cfg)
+    return cfg
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; what the user can mend is said in one message, without a traceback."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f'error: {error}')

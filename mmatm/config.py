@@ -1,0 +1,125 @@
+"""Reads configs the way the commands in tools/ need them: checked, and fit for the machine at hand."""
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmatm.checkpoint import published_weights
+from mmatm.errors import InputError
+
+# What has an effect at the top of a config; all else there are variables that other entries were made from.
+_TOP_LEVEL = {
+    *inspect.signature(Runner).parameters,
+    'tta_model',
+    'tta_pipeline',
+    'sync_bn',
+    'find_unused_parameters',
+    'compile',
+}
+
+
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Reads a config and applies `--cfg-options`.
+
+    Args:
+        path: A file, or a config of an installed toolbox, as `mmseg::upernet/NAME.py`.
+        options: Values by dotted key. A key must exist, unless it begins with `+`, which adds it.
+
+    Raises:
+        InputError: No such config; a key that does not exist, or whose change would have no effect.
+    """
+    if '::' in path:
+        try:
+            cfg = get_config(path)
+        except (FileNotFoundError, ImportError, ValueError, AssertionError) as error:
+            raise InputError(f'there is no config {path}: {error}') from None
+    elif Path(path).is_file():
+        cfg = Config.fromfile(path)
+    else:
+        near = difflib.get_close_matches(Path(path).name, [p.name for p in Path(path).parent.glob('*.py')], n=1)
+        raise InputError(
+            f'there is no config {path}' + (f'; did you mean {Path(path).with_name(near[0])}?' if near else '')
+        )
+    for key, value in (options or {}).items():
+        if not key.startswith('+'):
+            _check_key(cfg, key)
+        cfg.merge_from_dict({key.removeprefix('+'): value})
+    return cfg
+
+
+def walk(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """All entries below a config node, as (dotted key, value), parents before children."""
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, value in entries:
+        child = f'{path}.{key}' if path else str(key)
+        yield child, value
+        yield from walk(value, child)
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    tree = cfg._cfg_dict.to_dict()
+    known = dict(walk(tree))
+    top = key.split('.')[0]
+    if key not in known and not (top in _TOP_LEVEL and top not in tree):
+        usable = [name for name in known if name.split('.')[0] in _TOP_LEVEL]
+        near = difflib.get_close_matches(key, usable, n=1, cutoff=0)[0]
+        raise InputError(f'the config has no {key}; the nearest is {near}. To add a new key write +{key}=...')
+    if top not in _TOP_LEVEL:
+        used = [n for n, value in known.items() if n.split('.')[0] in _TOP_LEVEL and value == tree[top]]
+        instead = ' '.join(f'{name}{key.removeprefix(top)}=...' for name in used)
+        raise InputError(
+            f'{top} is a variable of the config file, changing it here would have no effect; '
+            + (f'set what was made from it: {instead}' if used else 'copy the config and change it there')
+        )
+
+
+def pretrained_cfgs(cfg: Config) -> list[ConfigDict]:
+    """The dicts of the model that hold an `init_cfg` which loads a file."""
+    model = cfg.get('model') or {}
+    nodes = [model, *(node for _, node in walk(model))]
+    return [
+        node
+        for node in nodes
+        if isinstance(node, dict) and isinstance(node.get('init_cfg'), dict) and 'checkpoint' in node['init_cfg']
+    ]
+
+
+def start_from_scratch(cfg: Config) -> None:
+    """Takes the start weights out of the model's config."""
+    for node in pretrained_cfgs(cfg):
+        node['init_cfg'] = None
+
+
+def require_start_weights(cfg: Config) -> None:
+    """Checks that the files which the model starts from are there.
+
+    Raises:
+        InputError: One is not; says where the authors publish it, and the other ways on.
+    """
+    for node in pretrained_cfgs(cfg):
+        path = node['init_cfg']['checkpoint']
+        if '://' in path or Path(path).is_file():
+            continue
+        where = published_weights(node.get('arch')) if node.get('type') in ('mmatm.ATMNet', 'ATMNet') else ''
+        raise InputError(
+            f'the start weights {path} are not there. {where}Put the file there, name another one with '
+            '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or train from random weights with --from-scratch'
+        )
+
+
+def fit_to_machine(cfg: Config) -> None:
+    """Without CUDA, mixed precision gives way to float32, and says so."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        print_log('no CUDA here: training in float32 instead of mixed precision', 'current')
+        wrapper['type'] = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)

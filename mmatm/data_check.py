@@ -1,0 +1,104 @@
+"""Looks for damaged data before a training or test begins, not hours into it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from PIL import Image
+
+from mmatm.errors import InputError
+
+_ENDS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82'}
+_SHOWN = 5
+
+
+def check_dataset(dataset: Any) -> None:
+    """Checks that a data set has pictures, that none is cut short, and that its label maps hold its classes only.
+
+    Pictures are decoded only where the file does not end as its format ends; label maps always are.
+
+    Args:
+        dataset: A data set of MMEngine's kind, or a wrapper of some.
+
+    Raises:
+        InputError: Names the files.
+    """
+    if len(dataset) == 0:
+        raise InputError(f'no pictures found for {_describe(dataset)}; check its data_root, data_prefix and img_suffix')
+    pictures, labels = set(), {}
+    for leaf in _leaves(dataset):
+        # With classes chosen by the user the file's values are those of the original classes.
+        highest = len(leaf.metainfo.get('classes') or ()) - (not getattr(leaf, 'reduce_zero_label', False))
+        ignored = getattr(leaf, 'ignore_index', None)
+        for i in range(len(leaf)):
+            info = leaf.get_data_info(i)
+            pictures.add(info.get('img_path'))
+            if path := info.get('seg_map_path'):
+                labels[path] = None if info.get('label_map') else (highest, ignored)
+    local = [path for path in pictures if path and '://' not in path]
+    local_labels = [(path, allowed) for path, allowed in labels.items() if '://' not in path]
+    with ThreadPoolExecutor() as pool:
+        found = [*pool.map(_check_picture, local), *pool.map(lambda item: _check_label(*item), local_labels)]
+    problems = sorted(problem for problem in found if problem)
+    if problems:
+        more = f'\n  and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''
+        raise InputError('damaged data:\n  ' + '\n  '.join(problems[:_SHOWN]) + more)
+    print_log(
+        f'data: {len(dataset)} samples; {len(local)} pictures and {len(local_labels)} label maps are whole', 'current'
+    )
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets with a list of pictures below wrappers."""
+    inner = (
+        getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None) or getattr(dataset, '_dataset', None)
+    )
+    if inner is not None:
+        for part in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from _leaves(part)
+    elif hasattr(dataset, 'get_data_info'):
+        yield dataset
+
+
+def _describe(dataset: Any) -> str:
+    leaf = next(_leaves(dataset), dataset)
+    return f'{type(leaf).__name__} with {getattr(leaf, "data_prefix", None)} and {getattr(leaf, "ann_file", None)!r}'
+
+
+def _check_picture(path: str) -> str | None:
+    try:
+        end = _ENDS.get(Path(path).suffix.lower())
+        if end is not None:
+            with Path(path).open('rb') as file:
+                file.seek(0, 2)
+                file.seek(-min(len(end), file.tell()), 2)
+                if file.read() == end:
+                    return None
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError) as error:
+        return _problem(path, error)
+    return None
+
+
+def _check_label(path: str, allowed: tuple[int, int | None] | None) -> str | None:
+    try:
+        with Image.open(path) as picture:
+            label = np.asarray(picture)
+    except (OSError, SyntaxError) as error:
+        return _problem(path, error)
+    if allowed is not None:
+        highest, ignored = allowed
+        beyond = [int(value) for value in np.unique(label) if value > highest and value != ignored]
+        if beyond:
+            return f'{path}: label values {beyond}, but the highest class is {highest}'
+    return None
+
+
+def _problem(path: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f'{path}: does not exist'
+    return f'{path}: cut short or not a picture ({str(error).split(chr(10))[0]})'

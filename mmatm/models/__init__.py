@@ -1,0 +1,5 @@
+"""The backbone."""
+
+from .atmnet import ATMNet
+
+__all__ = ['ATMNet']

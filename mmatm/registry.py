@@ -1,0 +1,12 @@
+"""MMEngine's registries, with what mmatm adds to them.
+
+MMEngine imports `<scope>.registry` when it meets a type like `mmatm.ATMNet`, and the registry imports its
+`locations` when something is asked of it: nobody has to import mmatm by hand.
+"""
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmatm', locations=['mmatm.models'])
+RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmatm', locations=['mmatm.runner'])

@@ -1,0 +1,165 @@
+"""Makes small pictures of shapes, in the layouts of ADE20K and COCO: data to try everything on without a download.
+
+A class is a shape; textures and colours are drawn at random, for shapes and background alike, though each shape has a
+texture it prefers. Shapes cover each other. Irregular blobs among them belong to no class: unlabelled in the
+semantic maps, absent from the instances.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+
+from mmatm.errors import InputError
+
+SHAPES = ('disk', 'square', 'triangle', 'star', 'ring', 'cross')
+SEMANTIC_CLASSES = (*SHAPES, 'background')
+PALETTE = (
+    (214, 69, 65),
+    (65, 131, 215),
+    (38, 166, 91),
+    (244, 179, 80),
+    (142, 68, 173),
+    (27, 188, 155),
+    (110, 110, 110),
+)
+MIN_SIZE = 32
+_UNLABELLED, _BACKGROUND = 0, len(SEMANTIC_CLASSES)
+_MIN_VISIBLE = 0.25  # of a shape's area, for it to count as an instance
+
+
+@dataclass
+class Picture:
+    """A picture and what is in it.
+
+    Attributes:
+        image: (H, W, 3) uint8, BGR.
+        labels: (H, W) uint8; 0 unlabelled, else 1 + index into `SEMANTIC_CLASSES`.
+        instances: (index into `SHAPES`, visible mask (H, W) bool) each.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    instances: list[tuple[int, np.ndarray]]
+
+
+def draw_picture(size: int, rng: Generator) -> Picture:
+    """Draws one picture of size x size pixels."""
+    image = _texture(size, rng.integers(6), rng)
+    labels = np.full((size, size), _BACKGROUND, np.uint8)
+    layers: list[tuple[int | None, np.ndarray, int]] = []  # kind, visible mask, whole area
+    for _ in range(rng.integers(3, 8)):
+        kind = int(rng.integers(len(SHAPES))) if rng.random() > 0.12 else None
+        radius = size * rng.uniform(0.1, 0.28)
+        mask = _outline(kind, size, rng.uniform(0, size, 2), radius, rng)
+        # The preferred texture half of the time: a hint, but no proof of the class.
+        texture = kind if kind is not None and rng.random() < 0.5 else rng.integers(6)
+        image[mask] = _texture(size, texture, rng)[mask]
+        labels[mask] = _UNLABELLED if kind is None else 1 + kind
+        layers = [(other, visible & ~mask, area) for other, visible, area in layers] + [(kind, mask, mask.sum())]
+    instances = [
+        (kind, visible)
+        for kind, visible, area in layers
+        if kind is not None and visible.sum() > max(_MIN_VISIBLE * area, 16)
+    ]
+    noisy = cv2.GaussianBlur(image, (3, 3), 0.6) + rng.normal(0, 6, image.shape)
+    return Picture(noisy.clip(0, 255).astype(np.uint8), labels, instances)
+
+
+def _outline(kind: int | None, size: int, centre: np.ndarray, radius: float, rng: Generator) -> np.ndarray:
+    """Mask (size, size) of a shape, or of a blob for None, at a random angle."""
+    angle = rng.uniform(0, 2 * np.pi)
+    name = None if kind is None else SHAPES[kind]
+    if name in ('disk', 'ring'):
+        y, x = np.mgrid[:size, :size]
+        distance = np.hypot(x - centre[0], y - centre[1])
+        return (distance < radius) & (distance > (radius * 0.55 if name == 'ring' else -1))
+    corners = {
+        'square': [(45 + 90 * i, 1.0) for i in range(4)],
+        'triangle': [(120 * i, 1.1) for i in range(3)],
+        'star': [(36 * i, 1.15 if i % 2 == 0 else 0.5) for i in range(10)],
+        'cross': [(90 * i + turn, length) for i in range(4) for turn, length in ((-17, 1.05), (17, 1.05), (45, 0.43))],
+        None: [(24 * i, rng.uniform(0.5, 1.0)) for i in range(15)],
+    }[name]
+    degrees, lengths = np.array(corners).T
+    angles = np.deg2rad(degrees) + angle
+    points = centre + radius * lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 1)
+    return mask.astype(bool)
+
+
+def _texture(size: int, kind: int, rng: Generator) -> np.ndarray:
+    """A float picture (size, size, 3) of one of six textures in two random colours."""
+    y, x = np.mgrid[:size, :size].astype(float)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 10)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    mix = [
+        lambda: np.full((size, size), 0.1),
+        lambda: (u % period > period / 2).astype(float),
+        lambda: ((u % period > period / 2) ^ (v % period > period / 2)).astype(float),
+        lambda: (np.hypot(u % period - period / 2, v % period - period / 2) < period / 3.5).astype(float),
+        lambda: (u - u.min()) / np.ptp(u),
+        lambda: cv2.resize(rng.random((size // 4 + 1,) * 2), (size, size), interpolation=cv2.INTER_CUBIC),
+    ][kind]()[..., None]
+    first, second = rng.uniform(30, 225, (2, 3))
+    return first * (1 - mix) + second * mix
+
+
+def write_shapes(folder: str | Path, count: int = 400, size: int = 128, seed: int = 0) -> None:
+    """Writes a data set: count pictures for training and a quarter of that for validation.
+
+    `folder/ade` has ADE20K's layout and `folder/coco` that of COCO instances. The same arguments write the same
+    pictures; a picture does not depend on the count.
+
+    Args:
+        folder: Where to; a data set of shapes that is there already is replaced.
+        count: Pictures for training, 1 or more.
+        size: Height and width in pixels, 32 or more.
+        seed: Other seeds, other pictures.
+
+    Raises:
+        InputError: An argument out of range, or a folder that holds something else.
+    """
+    if count < 1 or size < MIN_SIZE or seed < 0:
+        raise InputError(f'count must be 1 or more, size {MIN_SIZE} or more and seed 0 or more')
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and {path.name for path in folder.iterdir()} - {'ade', 'coco'}):
+        raise InputError(f'{folder} holds something else than a data set of shapes; choose another folder')
+    shutil.rmtree(folder, ignore_errors=True)
+    for split, (ade, coco) in enumerate((('training', 'train2017'), ('validation', 'val2017'))):
+        folders = [folder / 'ade/images' / ade, folder / 'ade/annotations' / ade, folder / 'coco' / coco]
+        for path in [*folders, folder / 'coco/annotations']:
+            path.mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for i in range(count if split == 0 else max(1, count // 4)):
+            picture = draw_picture(size, np.random.default_rng((seed, split, i)))
+            name = f'{i + 1:06d}'
+            image_files = [folders[0] / f'{name}.jpg', folders[2] / f'{name}.jpg']
+            for path in image_files:
+                cv2.imwrite(str(path), picture.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+            cv2.imwrite(str(folders[1] / f'{name}.png'), picture.labels)
+            images.append(dict(id=i + 1, file_name=f'{name}.jpg', height=size, width=size))
+            for kind, mask in picture.instances:
+                annotations.append(dict(id=len(annotations) + 1, image_id=i + 1, category_id=kind + 1, **_coco(mask)))
+        categories = [dict(id=i + 1, name=name) for i, name in enumerate(SHAPES)]
+        path = folder / f'coco/annotations/instances_{coco}.json'
+        path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+
+
+def _coco(mask: np.ndarray) -> dict:
+    """COCO's description of a mask (H, W) bool, with run lengths, as holes and parts are common."""
+    runs = np.flatnonzero(np.diff(mask.flatten(order='F'), prepend=False, append=not mask[-1, -1])).tolist()
+    counts = np.diff([0, *runs]).tolist()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+    return dict(
+        segmentation=dict(size=list(mask.shape), counts=counts),
+        area=int(mask.sum()),
+        bbox=[int(value) for value in box],
+        iscrowd=0,
+    )

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Sets up the environment if it is not there, and runs lint and tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+tools/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+
+ruff check .
+ruff format --check .
+pytest "$@"

@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Draws input, truth and prediction of a segmentor side by side."""
+
+from pathlib import Path
+
+from mmatm.command_line import config_parser, read_config, run
+from mmatm.visualization import draw_segmentation
+
+
+def main() -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument('checkpoint')
+    parser.add_argument('--count', type=int, default=6, help='pictures, spread over the test data')
+    parser.add_argument('--out', help='the file to write; by default segmentation.png in the work folder')
+    args = parser.parse_args()
+    cfg = read_config(args)
+    out = args.out or str(Path(cfg.work_dir) / 'segmentation.png')
+    draw_segmentation(cfg, args.checkpoint, out, args.count)
+    print(f'drawn: {out}')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,22 @@
+#!/usr/bin/env python
+"""Makes the data set of shapes, in the layouts of ADE20K (FOLDER/ade) and COCO (FOLDER/coco)."""
+
+import argparse
+
+from mmatm.command_line import run
+from mmatm.shapes import write_shapes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', nargs='?', default='data/shapes')
+    parser.add_argument('--count', type=int, default=400, help='pictures for training; a quarter more for validation')
+    parser.add_argument('--size', type=int, default=128, help='height and width in pixels')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    write_shapes(args.folder, args.count, args.size, args.seed)
+    print(f'{args.folder}: {args.count} pictures for training, {max(1, args.count // 4)} for validation')
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Trains the model of a config, whatever its task."""
+
+from mmatm.checkpoint import latest_checkpoint
+from mmatm.command_line import config_parser, read_config, run
+from mmatm.config import require_start_weights, start_from_scratch
+from mmatm.errors import InputError
+from mmatm.runner import Runner
+
+
+def main() -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='learning rate by the batch size')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, by default the newest whole one in the work folder',
+    )
+    parser.add_argument('--from-scratch', action='store_true', help='random weights instead of the start weights')
+    args = parser.parse_args()
+    cfg = read_config(args)
+
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise InputError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.from_scratch or (cfg.resume and (cfg.load_from or latest_checkpoint(cfg.work_dir))):
+        start_from_scratch(cfg)
+    require_start_weights(cfg)
+
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    run(main)
