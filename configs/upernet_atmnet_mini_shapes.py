@@ -6,7 +6,7 @@ from mmatm.shapes import PALETTE, SEMANTIC_CLASSES  # noqa: E402
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 channels = [32, 64, 96, 128]
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
+    data_preprocessor=dict(size=(96, 96)),
     backbone=dict(
         _delete_=True,
         type='mmatm.ATMNet',
@@ -40,7 +40,7 @@ dataset = dict(
     reduce_zero_label=True,
 )
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         _delete_=True,
@@ -50,7 +50,6 @@ train_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
             dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-            dict(type='PhotoMetricDistortion'),
             dict(type='PackSegInputs'),
         ],
     ),
@@ -75,8 +74,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=30, end=600),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=50, end=1500),
 ]
-train_cfg = dict(max_iters=600, val_interval=200)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=200, max_keep_ckpts=2))
+train_cfg = dict(max_iters=1500, val_interval=500)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500, max_keep_ckpts=2))

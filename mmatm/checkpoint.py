@@ -1,11 +1,12 @@
 """Reads checkpoints, without trusting them: this project's, the toolboxes' and those of ATMNet's authors."""
 
 import argparse
+import codecs
 import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,21 @@ from torch import Tensor
 
 from mmatm.errors import InputError
 
+
+def _statistic(owner: type, name: str) -> Callable:
+    """What MMEngine's log buffers need of `getattr` when they are read: their own four statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r} and {name!r}')
+    return getattr(HistoryBuffer, name)
+
+
 # What MMEngine puts into its checkpoints beside tensors, and the authors' scripts into theirs. torch.load refuses
 # everything else, and runs none of it. numpy < 2 wrote the same functions under another module's name.
 _multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
 torch.serialization.add_safe_globals([
     HistoryBuffer,
+    (_statistic, 'builtins.getattr'),
+    codecs.encode,
     argparse.Namespace,
     np.ndarray,
     np.dtype,
@@ -86,14 +97,14 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f'there is no checkpoint {path}') from None
     except pickle.UnpicklingError as error:
-        if unsafe := re.search(r'(?:Unsupported global: GLOBAL|Unsupported class|disallowed) (\S+)', str(error)):
+        if unsafe := re.search(r'GLOBAL (\S+)', str(error)):
             raise InputError(
                 f'{path} holds more than weights ({unsafe[1]}): it could run code when loaded, so it was not loaded. '
                 'Ask its author for a file with tensors and plain values only'
             ) from None
-        raise InputError(f'{path} is damaged or no PyTorch checkpoint') from None
+        raise InputError(f'{path} is damaged or was not written by torch.save; it was not loaded') from None
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise InputError(f'{path} is cut short or no PyTorch checkpoint ({str(error).splitlines()[0]})') from None
+        raise InputError(f'{path} is cut short or no PyTorch checkpoint ({str(error).partition(chr(10))[0]})') from None
     if not isinstance(checkpoint, dict):
         raise InputError(f'{path} holds a {type(checkpoint).__name__}, not a dict of weights')
 

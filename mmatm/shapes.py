@@ -1,8 +1,8 @@
 """Makes small pictures of shapes, in the layouts of ADE20K and COCO: data to try everything on without a download.
 
-A class is a shape; textures and colours are drawn at random, for shapes and background alike, though each shape has a
-texture it prefers. Shapes cover each other. Irregular blobs among them belong to no class: unlabelled in the
-semantic maps, absent from the instances.
+A class is a shape. Each shape has a texture that it mostly wears, colours are drawn at random for shapes and background
+alike, and the background is textured too. Shapes cover each other. Irregular blobs among them belong to no class:
+unlabelled in the semantic maps, absent from the instances.
 """
 
 import json
@@ -29,6 +29,8 @@ PALETTE = (
 )
 MIN_SIZE = 32
 _UNLABELLED, _BACKGROUND = 0, len(SEMANTIC_CLASSES)
+_TEXTURES = ('plain', 'rows', 'columns', 'diagonals', 'checks', 'dots')  # of the shapes, in their order
+_OWN_TEXTURE = 0.95  # how often a shape wears its own
 _MIN_VISIBLE = 0.25  # of a shape's area, for it to count as an instance
 
 
@@ -49,15 +51,15 @@ class Picture:
 
 def draw_picture(size: int, rng: Generator) -> Picture:
     """Draws one picture of size x size pixels."""
-    image = _texture(size, rng.integers(6), rng)
+    image = _texture(size, 'gradient' if rng.random() < 0.5 else 'clouds', rng)
     labels = np.full((size, size), _BACKGROUND, np.uint8)
     layers: list[tuple[int | None, np.ndarray, int]] = []  # kind, visible mask, whole area
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(rng.integers(5, 10)):
         kind = int(rng.integers(len(SHAPES))) if rng.random() > 0.12 else None
-        radius = size * rng.uniform(0.1, 0.28)
+        radius = size * rng.uniform(0.14, 0.32)
         mask = _outline(kind, size, rng.uniform(0, size, 2), radius, rng)
-        # The preferred texture half of the time: a hint, but no proof of the class.
-        texture = kind if kind is not None and rng.random() < 0.5 else rng.integers(6)
+        own = kind is not None and rng.random() < _OWN_TEXTURE
+        texture = _TEXTURES[kind if own else rng.integers(len(_TEXTURES))]
         image[mask] = _texture(size, texture, rng)[mask]
         labels[mask] = _UNLABELLED if kind is None else 1 + kind
         layers = [(other, visible & ~mask, area) for other, visible, area in layers] + [(kind, mask, mask.sum())]
@@ -93,24 +95,29 @@ def _outline(kind: int | None, size: int, centre: np.ndarray, radius: float, rng
     return mask.astype(bool)
 
 
-def _texture(size: int, kind: int, rng: Generator) -> np.ndarray:
-    """A float picture (size, size, 3) of one of six textures in two random colours."""
+def _texture(size: int, kind: str, rng: Generator) -> np.ndarray:
+    """A float picture (size, size, 3) of a texture in two random colours that differ."""
     y, x = np.mgrid[:size, :size].astype(float)
-    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 10)
-    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    mix = [
-        lambda: np.full((size, size), 0.1),
-        lambda: (u % period > period / 2).astype(float),
-        lambda: ((u % period > period / 2) ^ (v % period > period / 2)).astype(float),
-        lambda: (np.hypot(u % period - period / 2, v % period - period / 2) < period / 3.5).astype(float),
-        lambda: (u - u.min()) / np.ptp(u),
-        lambda: cv2.resize(rng.random((size // 4 + 1,) * 2), (size, size), interpolation=cv2.INTER_CUBIC),
-    ][kind]()[..., None]
-    first, second = rng.uniform(30, 225, (2, 3))
-    return first * (1 - mix) + second * mix
+    period, angle = rng.uniform(5, 7), rng.uniform(0, 2 * np.pi)
+    x, y = x + rng.uniform(0, period), y + rng.uniform(0, period)
+    rows, columns = y % period > period / 2, x % period > period / 2
+    slope = x * np.cos(angle) + y * np.sin(angle)
+    mix = {
+        'plain': np.zeros((size, size)),
+        'rows': rows,
+        'columns': columns,
+        'diagonals': (x + y) % (1.4 * period) > 0.7 * period,
+        'checks': rows ^ columns,
+        'dots': np.hypot(x % period - period / 2, y % period - period / 2) < period / 3.5,
+        'gradient': (slope - slope.min()) / np.ptp(slope),
+        'clouds': cv2.resize(rng.random((size // 16 + 2,) * 2), (size, size), interpolation=cv2.INTER_CUBIC),
+    }[kind][..., None]
+    first = rng.uniform(30, 225, 3)
+    second = first + rng.choice([-1, 1], 3) * rng.uniform(80, 140, 3)
+    return (first * (1 - mix) + second * mix).clip(0, 255)
 
 
-def write_shapes(folder: str | Path, count: int = 400, size: int = 128, seed: int = 0) -> None:
+def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int = 0) -> None:
     """Writes a data set: count pictures for training and a quarter of that for validation.
 
     `folder/ade` has ADE20K's layout and `folder/coco` that of COCO instances. The same arguments write the same

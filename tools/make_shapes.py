@@ -11,7 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='data/shapes')
     parser.add_argument('--count', type=int, default=400, help='pictures for training; a quarter more for validation')
-    parser.add_argument('--size', type=int, default=128, help='height and width in pixels')
+    parser.add_argument('--size', type=int, default=96, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     write_shapes(args.folder, args.count, args.size, args.seed)

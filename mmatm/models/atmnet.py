@@ -202,7 +202,8 @@ class ATMNet(BaseModule):
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
 
         self.stem = nn.Conv2d(3, channels[0], 7, stride=4, padding=2)
-        rates = torch.linspace(0, drop_path_rate, sum(arch['depths'])).split(arch['depths'])
+        last = sum(arch['depths']) - 1
+        rates = iter(drop_path_rate * j / last for j in range(last + 1))
         self.stages = nn.ModuleList(
             Stage(
                 channels[i - 1] if i else None,
@@ -210,7 +211,7 @@ class ATMNet(BaseModule):
                 arch['mlp_ratios'][i],
                 arch['channels_per_offset'][i],
                 arch['offset_interval'],
-                rates[i].tolist(),
+                [next(rates) for _ in range(arch['depths'][i])],
                 with_cp,
             )
             for i in range(NUM_STAGES)

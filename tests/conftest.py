@@ -1,0 +1,88 @@
+"""Shared by the tests: a small data set of shapes, a small config on it, and the commands of tools/."""
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmatm.shapes import write_shapes
+
+ROOT = Path(__file__).parents[1]
+
+CONFIG = """
+_base_ = '{root}/configs/upernet_atmnet_mini_shapes.py'
+channels = [8, 16, 16, 24]
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(
+        arch=dict(
+            depths=[2, 2, 2, 2],
+            channels=channels,
+            mlp_ratios=[2, 2, 2, 2],
+            channels_per_offset=[2, 4, 4, 8],
+        ),
+        drop_path_rate=0.2,
+    ),
+    decode_head=dict(in_channels=channels, channels=16, dropout_ratio=0.1),
+    auxiliary_head=dict(in_channels=16, channels=8),
+)
+train_dataloader = dict(batch_size=4, dataset=dict(data_root='{data}/ade'))
+val_dataloader = dict(dataset=dict(data_root='{data}/ade'))
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=6, val_interval=6)
+default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=2))
+work_dir = '{work_dir}'
+"""
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('data') / 'shapes'
+    write_shapes(folder, count=24, size=64)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, shapes: Path) -> Path:
+    """A config that trains in seconds; its work folder is tmp_path / 'work'."""
+    path = tmp_path / 'mini.py'
+    path.write_text(CONFIG.format(root=ROOT, data=shapes, work_dir=tmp_path / 'work'))
+    return path
+
+
+@pytest.fixture
+def tool() -> Callable[..., str]:
+    """Runs a command of tools/ in a process of its own and returns what it printed."""
+
+    def run(name: str, *arguments: object, fails: bool = False, **environment: str) -> str:
+        interpreter = [] if name.endswith('.sh') else [sys.executable]
+        done = subprocess.run(
+            [*interpreter, str(ROOT / 'tools' / name), *map(str, arguments)],
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0) == fails, done.stdout
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def error_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command of tools/ that must end with one message, and returns the message."""
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        assert isinstance(stop.value.code, str), 'a message makes the exit status 1'
+        return stop.value.code
+
+    return run

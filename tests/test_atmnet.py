@@ -1,0 +1,215 @@
+"""The backbone: its options, its outputs' form, what it refuses. Exactness is in test_golden.py."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmatm.errors import InputError
+from mmatm.models import ATMNet
+from mmatm.models.atmnet import ARCHS
+
+MINI = {
+    'depths': [2, 3, 4, 2],
+    'channels': [8, 16, 16, 24],
+    'mlp_ratios': [2, 2, 2, 2],
+    'channels_per_offset': [2, 4, 4, 8],
+    'offset_interval': 2,
+}
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def changed(**entries):
+    return {**MINI, **entries}
+
+
+@pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (64, 96), (97, 35), (32, 203)])
+def test_output_shapes(height, width):
+    model = ATMNet(MINI)
+    maps = model(torch.randn(1, 3, height, width))
+    size = (height - 3) // 4 + 1, (width - 3) // 4 + 1
+    assert isinstance(maps, tuple)
+    for y, channels in zip(maps, MINI['channels'], strict=True):
+        assert y.shape == (1, channels, *size)
+        assert y.is_contiguous()
+        size = (size[0] + 1) // 2, (size[1] + 1) // 2
+    assert model.out_channels == tuple(MINI['channels'])
+    assert model.out_strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(('out_indices', 'stages'), [([0], [0]), ((1, 3), [1, 3]), ([-2, -1], [2, 3]), ((3,), [3])])
+def test_out_indices(x, out_indices, stages):
+    given = copy.copy(out_indices)
+    model = ATMNet(MINI, out_indices=out_indices)
+    assert out_indices == given
+    assert [y.shape[1] for y in model(x)] == [MINI['channels'][i] for i in stages]
+    assert [name for name, _ in model.named_children() if name.startswith('norm')] == [f'norm{i}' for i in stages]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(x, dtype):
+    model = ATMNet(MINI, drop_path_rate=0.0)
+    expected = model(x)
+    with torch.autocast('cpu', dtype=dtype):
+        maps = model(x)
+        loss = sum(y.float().square().mean() for y in maps)
+    loss.backward()
+    for got, y in zip(maps, expected, strict=True):
+        assert not torch.equal(got.float(), y)  # it did run in lower precision
+        torch.testing.assert_close(got.float(), y, rtol=0.05, atol=0.1)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_every_parameter_gets_a_gradient(x):
+    model = ATMNet(MINI)
+    sum((y * torch.randn_like(y)).sum() for y in model(x)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_checkpointing_keeps_gradients_and_saves_memory(x):
+    results, saved = [], []
+    state = ATMNet(MINI).state_dict()
+    for with_cp in (False, True):
+        model = ATMNet(MINI, drop_path_rate=0.5, with_cp=with_cp)
+        model.load_state_dict(state)
+        sizes = []
+
+        def note(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = sum(y.square().mean() for y in model(x))
+        saved.append(sum(sizes))
+        loss.backward()
+        results.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+    assert saved[1] < 0.3 * saved[0]
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
+def test_frozen_stages(x, frozen_stages):
+    model = ATMNet(MINI, frozen_stages=frozen_stages).double().train()
+    frozen = [] if frozen_stages < 0 else ['stem.', *(f'stages.{i}.' for i in range(frozen_stages))]
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    sum((y * torch.randn_like(y)).sum() for y in model(x.double())).backward()
+    optimizer.step()
+    for name, after in model.state_dict().items():
+        assert torch.equal(before[name], after) == name.startswith(tuple(frozen)), name
+    for name, module in model.named_modules():
+        if name:
+            assert module.training != f'{name}.'.startswith(tuple(frozen)), name
+
+
+def test_train_and_eval_return_self():
+    model = ATMNet(MINI)
+    assert model.eval() is model
+    assert model.train() is model
+
+
+def test_drop_path_rises_linearly_and_acts_in_training_only(x):
+    model = ATMNet(MINI, drop_path_rate=0.5)
+    rates = [block.drop_path.rate for stage in model.stages for block in stage.blocks]
+    torch.testing.assert_close(rates, [0.05 * i for i in range(11)])
+    model.eval()
+    torch.testing.assert_close(model(x)[3], model(x)[3], rtol=0, atol=0)
+    model.train()
+    assert not torch.equal(model(x)[3], model(x)[3])
+    drop_path = model.stages[3].blocks[1].drop_path
+    y = drop_path(torch.ones(20000, 1, 1, 1))
+    assert set(y.flatten().tolist()) == {0.0, 2.0}
+    assert abs(y.mean().item() - 1) < 0.05
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    model = ATMNet('xt')
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            std = 0.02
+        elif isinstance(module, nn.Conv2d):
+            std = (2 / (module.kernel_size[0] ** 2 * module.out_channels / module.groups)) ** 0.5
+        else:
+            continue
+        assert module.weight.std().item() == pytest.approx(std, rel=0.15), name
+        assert module.bias is None or not module.bias.any(), name
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()  # the toolboxes call it; the constructor's values stay
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ('name', 'alias'), [('xt', 'xtiny'), ('t', 'tiny'), ('s', 'small'), ('b', 'base'), ('l', 'large')]
+)
+def test_aliases(name, alias):
+    assert ARCHS[name] == ARCHS[alias]
+
+
+def test_layer_depth():
+    model = ATMNet(MINI)
+    depths = {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()}
+    assert {count for _, count in depths.values()} == {13}
+    assert depths['stem.weight'][0] == 0
+    assert depths['stages.0.position.weight'][0] == depths['stages.0.blocks.0.norm1.weight'][0] == 1
+    assert depths['stages.1.downsample.weight'][0] == depths['stages.1.blocks.0.mlp.fc1.bias'][0] == 3
+    assert depths['stages.3.blocks.1.norm2.bias'][0] == 11
+    assert depths['norm0.weight'][0] == depths['norm3.weight'][0] == 12
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (12, 13)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'arch': 'huge'}, "no ATMNet of size 'huge'; there are xt, xtiny, t"),
+        ({'arch': {k: v for k, v in MINI.items() if k != 'depths'}}, r"missing: \['depths'\]"),
+        ({'arch': changed(heads=[1, 1, 1, 1])}, r"unknown: \['heads'\]"),
+        ({'arch': {('depth' if k == 'depths' else k): v for k, v in MINI.items()}}, r"missing: .*unknown: \['depth'\]"),
+        ({'arch': changed(depths=[2, 1, 2, 2])}, 'stage 1 has depth 1; at least 2'),
+        ({'arch': changed(depths=[2, 2, 2])}, '4 whole numbers above 0'),
+        ({'arch': changed(depths=[2, 2, 2, '2'])}, '4 whole numbers above 0'),
+        ({'arch': changed(offset_interval=0)}, 'a whole number above 0, not 0'),
+        ({'arch': changed(channels_per_offset=[3, 4, 4, 8])}, 'stage 0 has 8 channels, of which 3'),
+        ({'out_indices': (0, 4)}, r'out_indices must be rising numbers of stages 0 to 3, not \(0, 4\)'),
+        ({'out_indices': (-5,)}, 'out_indices'),
+        ({'out_indices': (2, 1)}, 'out_indices'),
+        ({'out_indices': (3, -1)}, 'out_indices'),
+        ({'out_indices': ()}, 'out_indices'),
+        ({'out_indices': 3}, 'out_indices'),
+        ({'frozen_stages': 5}, 'frozen_stages must be -1'),
+        ({'frozen_stages': -2}, 'frozen_stages must be -1'),
+        ({'drop_path_rate': 1.0}, 'drop_path_rate'),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        ATMNet(**{'arch': MINI, **options})
+
+
+def test_misspelt_option():
+    with pytest.raises(TypeError, match='frozen_stage'):
+        ATMNet(MINI, frozen_stage=1)
+
+
+@pytest.mark.parametrize(
+    ('bad', 'message'),
+    [
+        (torch.zeros(1, 1, 64, 64), r'\(B, 3, H, W\), not \(1, 1, 64, 64\)'),
+        (torch.zeros(1, 4, 64, 64), r'\(B, 3, H, W\), not \(1, 4, 64, 64\)'),
+        (torch.zeros(3, 64, 64), r'\(B, 3, H, W\)'),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r'not torch\.uint8; convert'),
+        (torch.zeros(1, 3, 31, 64), '32x32 or more, not 31x64'),
+    ],
+)
+def test_bad_input(bad, message):
+    with pytest.raises(InputError, match=message):
+        ATMNet(MINI)(bad)

@@ -1,0 +1,246 @@
+"""The commands of tools/, run as a user runs them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+
+def miou(output: str) -> str:
+    return re.findall(r'mIoU: (\d+\.\d+)', output)[-1]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A folder to keep a trained checkpoint in between the tests of this module."""
+    return tmp_path_factory.mktemp('trained') / 'iter_6.pth'
+
+
+def test_train_test_and_distributed_test(config, tmp_path, tool, trained):
+    output = tool('train.py', config)
+    losses = [float(loss) for loss in re.findall(r' loss: (\d+\.\d+)', output)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    checkpoint = tmp_path / 'work/iter_6.pth'
+    assert (tmp_path / 'work/last_checkpoint').read_text() == str(checkpoint)
+    trained.write_bytes(checkpoint.read_bytes())
+
+    alone = tool('test.py', config, checkpoint, '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'maps')
+    assert miou(alone) == miou(output)
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 6
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 6
+    assert miou(tool('dist_test.sh', config, checkpoint, 2, PORT='29511')) == miou(alone)
+    assert 'mIoU' in tool('test.py', config, checkpoint, '--tta', '--out', tmp_path / 'predictions.pkl')
+    assert (tmp_path / 'predictions.pkl').stat().st_size > 0
+    drawn = tool('draw_segmentation.py', config, checkpoint, '--count', 2)
+    with Image.open(re.search(r'drawn: (\S+)', drawn)[1]) as picture:
+        assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 100
+
+
+def test_distributed_training_with_sync_bn(config, tmp_path, tool):
+    output = tool('dist_train.sh', config, 2, '--cfg-options', 'train_cfg.max_iters=2', PORT='29512')
+    assert 'GPU number: 2' in output
+    assert 'BatchNorm2d' not in output  # no complaint about the device
+    assert (tmp_path / 'work/iter_2.pth').exists()
+
+
+@pytest.mark.parametrize('name', ['train', 'test'])
+def test_slurm(config, tmp_path, tool, trained, name):
+    """With stand-ins of Slurm's commands that start the tasks on this machine."""
+    commands = tmp_path / 'bin'
+    commands.mkdir()
+    (commands / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
+    (commands / 'srun').write_text(
+        '#!/bin/bash\n'
+        'echo "$@" | tr "\\n" " " >>"$(dirname "$0")/asked"\n'
+        'while [[ $1 == --* ]]; do shift; done\n'
+        'export SLURM_NTASKS=2 SLURM_JOB_NODELIST=here\n'
+        'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\n'
+        'SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $!\n'
+    )
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    environment = {'PATH': f'{commands}:{os.environ["PATH"]}', 'GPUS': '2', 'PORT': '29513'}
+    if name == 'train':
+        last = tmp_path / 'elsewhere'
+        options = ('--cfg-options', 'train_cfg.max_iters=2')
+    else:
+        last, options = trained, ()
+    output = tool(f'slurm_{name}.sh', 'gpu', 'job', config, last, *options, **environment)
+    assert '--partition=gpu --job-name=job --gres=gpu:2 --ntasks=2' in (commands / 'asked').read_text()
+    assert 'GPU number: 2' in output
+    assert (tmp_path / 'elsewhere/iter_2.pth').exists() if name == 'train' else miou(output)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_killed_training_resumes_to_the_same_weights(config, tmp_path, tool, workers):
+    options = [
+        '--cfg-options', '+randomness.seed=3', 'train_cfg.max_iters=100', 'param_scheduler.1.end=100',
+        f'train_dataloader.num_workers={workers}', f'train_dataloader.persistent_workers={workers > 0}',
+        'default_hooks.checkpoint.interval=7', 'train_cfg.val_interval=50', 'default_hooks.logger.interval=1',
+    ]  # fmt: skip
+    whole = tool('train.py', config, '--work-dir', tmp_path / 'whole', *options)
+
+    interrupted = tmp_path / 'interrupted'
+    command = [sys.executable, str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(interrupted), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    while not (interrupted / 'iter_35.pth').exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    newest = max(interrupted.glob('iter_*.pth'), key=lambda path: int(path.stem[5:]))
+    assert int(newest.stem[5:]) < 100
+    newest.write_bytes(newest.read_bytes()[:1000])  # as if killed while writing it
+    resumed = tool('train.py', config, '--work-dir', interrupted, '--resume', *options)
+
+    assert 'resumed epoch' in resumed
+    expected, got = weights(tmp_path / 'whole/iter_100.pth'), weights(interrupted / 'iter_100.pth')
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+    def lines(output):  # learning rate and losses by iteration
+        return dict(re.findall(r'Iter\(train\) \[ *(\d+)/100\] .*?( lr: \S+ ).*?( loss: \S+)', output) and [
+            (number, (rate, loss))
+            for number, rate, loss in re.findall(
+                r'Iter\(train\) \[ *(\d+)/100\] .*?( lr: \S+ ).*?( loss: \S+)', output
+            )
+        ])  # fmt: skip
+
+    after = lines(resumed)
+    assert 0 < len(after) < 100
+    assert after == {number: line for number, line in lines(whole).items() if number in after}
+
+
+def test_resume_without_a_fixed_seed_takes_up_the_first_runs(config, tmp_path, tool):
+    options = ['--cfg-options', 'train_cfg.max_iters=6']
+    tool('train.py', config, *options)
+    whole = weights(tmp_path / 'work/iter_6.pth')
+    (tmp_path / 'work/iter_6.pth').unlink()
+    output = tool('train.py', config, '--resume', *options)
+    assert 'resumed epoch: 0, iter: 4' in output
+    torch.testing.assert_close(weights(tmp_path / 'work/iter_6.pth'), whole, rtol=0, atol=0)
+
+
+def test_make_shapes(tmp_path, tool):
+    output = tool('make_shapes.py', tmp_path / 'shapes', '--count', 4, '--size', 32)
+    assert '4 pictures for training, 1 for validation' in output
+    assert len(list((tmp_path / 'shapes/coco/train2017').glob('*.jpg'))) == 4
+
+
+@pytest.mark.parametrize('name', ['train.py', 'test.py', 'draw_segmentation.py', 'make_shapes.py'])
+def test_help(name, tool):
+    assert 'usage' in tool(name, '--help')
+
+
+@pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+def test_usage(name, tool):
+    assert re.search(r'usage: \S+ (CONFIG|PARTITION)', tool(name, 'config.py', fails=True))
+
+
+# Bad input: one message, before any work.
+
+
+def test_missing_config(error_of):
+    message = error_of('train.py', ROOT / 'configs/upernet_atmnet_tiny_ade20k.py')
+    assert re.search(r'there is no config .*; did you mean .*upernet_atmnet_t_ade20k\.py\?', message)
+    assert 'there is no config mmseg::upernet/absent.py' in error_of('train.py', 'mmseg::upernet/absent.py')
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        (
+            'train_cfg.max_iter=3',
+            r'the config has no train_cfg\.max_iter; the nearest is train_cfg\.max_iters\. To add',
+        ),
+        ('model.backbone.arhc=t', r'no model\.backbone\.arhc; the nearest is model\.backbone\.arch'),
+        ('optim_wraper.optimizer.lr=1', r'no optim_wraper\.optimizer\.lr; the nearest is optim_wrapper\.optimizer\.lr'),
+        ('train_dataloader.dataset.pipeline.9.prob=1', r'no train_dataloader\.dataset\.pipeline\.9\.prob'),
+        (
+            'channels="[1,2,3,4]"',
+            r'would have no effect; set what was made from it: model\.decode_head\.in_channels=\.',
+        ),
+    ],
+)
+def test_option_that_does_not_exist(config, error_of, option, message):
+    assert re.search(message, error_of('train.py', config, '--cfg-options', option))
+
+
+def test_missing_start_weights(error_of, tmp_path):
+    message = error_of('train.py', ROOT / 'configs/upernet_atmnet_t_ade20k.py', '--work-dir', tmp_path)
+    assert 'start weights checkpoints/atmnet_t_in1k.pth are not there' in message
+    assert '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-' in message
+    assert '--from-scratch' in message
+    message = error_of('train.py', ROOT / 'configs/upernet_atmnet_s_ade20k.py', '--work-dir', tmp_path)
+    assert 'The authors do not publish ImageNet weights of ATMNet-s' in message
+
+
+def test_missing_and_empty_data(config, error_of, tmp_path):
+    option = 'train_dataloader.dataset.data_root='
+    message = error_of('train.py', config, '--cfg-options', f'{option}{tmp_path}/absent')
+    assert re.search(r'no folder or file .*absent/images/training.*data_root', message)
+    for kind in ('images', 'annotations'):
+        (tmp_path / 'empty' / kind / 'training').mkdir(parents=True)
+    message = error_of('train.py', config, '--cfg-options', f'{option}{tmp_path}/empty')
+    assert 'no pictures found for BaseSegDataset' in message
+
+
+def damage(folder: Path, name: str) -> None:
+    picture, label = folder / 'images/training/000003.jpg', folder / 'annotations/training/000003.png'
+    if name == 'label beyond':
+        with Image.open(label) as file:
+            values = np.array(file)
+        values[0, 0] = 9
+        Image.fromarray(values).save(label)
+    elif name == 'label absent':
+        label.unlink()
+    else:
+        path = label if name == 'label cut' else picture
+        path.write_bytes(b'' if name == 'picture empty' else path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('picture cut', r'images/training/000003\.jpg: cut short'),
+        ('picture empty', r'images/training/000003\.jpg: cut short or not a picture'),
+        ('label cut', r'annotations/training/000003\.png: cut short'),
+        ('label absent', r'annotations/training/000003\.png: does not exist'),
+        ('label beyond', r'annotations/training/000003\.png: label values \[9\], but the highest class is 7'),
+    ],
+)
+def test_damaged_data(config, error_of, shapes, tmp_path, kind, message):
+    subprocess.run(['cp', '-r', shapes / 'ade', tmp_path / 'ade'], check=True)
+    damage(tmp_path / 'ade', kind)
+    found = error_of('train.py', config, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/ade')
+    assert re.search(rf'damaged data:\n  \S*{message}', found)
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_bad_checkpoints(config, error_of, tmp_path):
+    assert 'there is no checkpoint' in error_of('test.py', config, tmp_path / 'absent.pth')
+    torch.save({'state_dict': {'conv1.weight': torch.zeros(64, 3, 7, 7)}}, tmp_path / 'resnet.pth')
+    assert 'not the weights of an ATMNet' in error_of('test.py', config, tmp_path / 'resnet.pth')
+
+
+def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, trained):
+    checkpoint = torch.load(trained, weights_only=False)
+    for name in [name for name in checkpoint['state_dict'] if name.startswith('decode_head.conv_seg')]:
+        del checkpoint['state_dict'][name]
+    torch.save({'state_dict': checkpoint['state_dict']}, tmp_path / 'headless.pth')
+    message = error_of('test.py', config, tmp_path / 'headless.pth')
+    assert 'do not fill the model; missing: decode_head.conv_seg.weight, decode_head.conv_seg.bias' in message
+    message = error_of('test.py', config, trained, '--cfg-options', 'model.decode_head.num_classes=5')
+    assert 'size mismatch for decode_head.conv_seg.weight' in message
