@@ -16,7 +16,7 @@ _SHOWN = 5
 
 
 def check_dataset(dataset: Any) -> None:
-    """Checks that a data set has pictures, that none is cut short, and that its label maps hold its classes only.
+    """Checks that no picture of a data set is cut short, and that its label maps hold its classes only.
 
     Pictures are decoded only where the file does not end as its format ends; label maps always are.
 
@@ -26,18 +26,13 @@ def check_dataset(dataset: Any) -> None:
     Raises:
         InputError: Names the files.
     """
-    if len(dataset) == 0:
-        raise InputError(f'no pictures found for {_describe(dataset)}; check its data_root, data_prefix and img_suffix')
     pictures, labels = set(), {}
     for leaf in _leaves(dataset):
-        # With classes chosen by the user the file's values are those of the original classes.
-        highest = len(leaf.metainfo.get('classes') or ()) - (not getattr(leaf, 'reduce_zero_label', False))
-        ignored = getattr(leaf, 'ignore_index', None)
         for i in range(len(leaf)):
             info = leaf.get_data_info(i)
             pictures.add(info.get('img_path'))
             if path := info.get('seg_map_path'):
-                labels[path] = None if info.get('label_map') else (highest, ignored)
+                labels[path] = _allowed_labels(leaf, info)
     local = [path for path in pictures if path and '://' not in path]
     local_labels = [(path, allowed) for path, allowed in labels.items() if '://' not in path]
     with ThreadPoolExecutor() as pool:
@@ -63,9 +58,20 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def _describe(dataset: Any) -> str:
-    leaf = next(_leaves(dataset), dataset)
-    return f'{type(leaf).__name__} with {getattr(leaf, "data_prefix", None)} and {getattr(leaf, "ann_file", None)!r}'
+def _allowed_labels(dataset: Any, info: dict) -> tuple[int, int] | None:
+    """(highest class, ignored value) in the label files of a semantic segmentation set; None if that is not known."""
+    # With classes of the user's choice the files hold those of the original data set.
+    if not hasattr(dataset, 'reduce_zero_label') or info.get('label_map') or not dataset.metainfo.get('classes'):
+        return None
+    return len(dataset.metainfo['classes']) - (not dataset.reduce_zero_label), dataset.ignore_index
+
+
+def describe_dataset(cfg: dict) -> str:
+    """Where a data set's config looks for its samples."""
+    while isinstance(cfg.get('dataset'), dict):
+        cfg = cfg['dataset']
+    places = ', '.join(f'{key}={cfg[key]!r}' for key in ('data_root', 'data_prefix', 'ann_file') if cfg.get(key))
+    return f'{cfg["type"]} with {places}'
 
 
 def _check_picture(path: str) -> str | None:
@@ -84,7 +90,7 @@ def _check_picture(path: str) -> str | None:
     return None
 
 
-def _check_label(path: str, allowed: tuple[int, int | None] | None) -> str | None:
+def _check_label(path: str, allowed: tuple[int, int] | None) -> str | None:
     try:
         with Image.open(path) as picture:
             label = np.asarray(picture)

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import is_distributed
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import BaseLoop
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmatm.checkpoint import latest_checkpoint, read_checkpoint
+from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
 from mmatm.exact_resume import ExactResumeHook, number_batches
 from mmatm.registry import RUNNERS
@@ -74,9 +75,24 @@ class Runner(MMEngineRunner):
         return super().build_train_loop(loop)
 
     def build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
-        """As in MMEngine; all randomness of the data follows from the seed."""
-        loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        """As in MMEngine; the data is checked, and all its randomness follows from the seed.
+
+        Raises:
+            InputError: The data is not there or damaged.
+        """
+        try:
+            loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise InputError(
+                f'there is no folder or file {error.filename}; set data_root, data_prefix and ann_file of the data set'
+            ) from None
+        except ValueError as error:
+            if 'need at least one array' not in str(error):  # MMEngine packs the list of samples
+                raise
+            raise InputError(f'no pictures found for {describe_dataset(dataloader["dataset"])}') from None
         if not isinstance(dataloader, DataLoader):
+            if is_main_process():
+                check_dataset(loader.dataset)
             number_batches(loader, self.seed, self._skip)
             self._skip = 0  # the training's loader comes first
         return loader

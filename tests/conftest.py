@@ -46,15 +46,19 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config(tmp_path: Path, shapes: Path) -> Path:
-    """A config that trains in seconds; its work folder is tmp_path / 'work'."""
-    path = tmp_path / 'mini.py'
-    path.write_text(CONFIG.format(root=ROOT, data=shapes, work_dir=tmp_path / 'work'))
+def write_config(folder: Path, shapes: Path) -> Path:
+    path = folder / 'mini.py'
+    path.write_text(CONFIG.format(root=ROOT, data=shapes, work_dir=folder / 'work'))
     return path
 
 
 @pytest.fixture
+def config(tmp_path: Path, shapes: Path) -> Path:
+    """A config that trains in seconds; its work folder is tmp_path / 'work'."""
+    return write_config(tmp_path, shapes)
+
+
+@pytest.fixture(scope='session')
 def tool() -> Callable[..., str]:
     """Runs a command of tools/ in a process of its own and returns what it printed."""
 

@@ -26,10 +26,10 @@ BACKBONE = """dict(_delete_=True, type='mmatm.ATMNet', arch=dict(
     depths=[2, 2, 2, 2], channels=[8, 16, 16, 24], mlp_ratios=[2, 2, 2, 2], channels_per_offset=[2, 4, 4, 8],
     offset_interval=2){options})"""
 FORWARD = """
-import sys, torch
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-cfg = Config.fromfile(sys.argv[1] if len(sys.argv) > 1 else {path!r})
+cfg = Config.fromfile({path!r})
 init_default_scope(cfg.default_scope)
 model = MODELS.build(cfg.model).eval()
 maps = model.extract_feat(torch.randn(1, 3, 64, 64))
@@ -49,7 +49,7 @@ print([tuple(y.shape) for y in maps])
         (
             'mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
             '',
-            'decode_head=dict(in_channels=[8, 16, 16, 24]), auxiliary_head=dict(in_channels=16)',
+            'pretrained=None, decode_head=dict(in_channels=[8, 16, 16, 24]), auxiliary_head=dict(in_channels=16)',
             '[(1, 8, 16, 16), (1, 16, 8, 8), (1, 16, 4, 4), (1, 24, 2, 2)]',
         ),
         (

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, write_config
 from PIL import Image
+
+from mmatm.checkpoint import read_checkpoint
 
 
 def miou(output: str) -> str:
@@ -20,19 +22,23 @@ def miou(output: str) -> str:
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """A folder to keep a trained checkpoint in between the tests of this module."""
-    return tmp_path_factory.mktemp('trained') / 'iter_6.pth'
+def training(tmp_path_factory, shapes, tool):
+    """What a training of six iterations printed, and its last checkpoint."""
+    folder = tmp_path_factory.mktemp('training')
+    return tool('train.py', write_config(folder, shapes)), folder / 'work/iter_6.pth'
 
 
-def test_train_test_and_distributed_test(config, tmp_path, tool, trained):
-    output = tool('train.py', config)
+@pytest.fixture
+def trained(training):
+    return training[1]
+
+
+def test_train_test_and_distributed_test(config, tmp_path, tool, training):
+    output, checkpoint = training
     losses = [float(loss) for loss in re.findall(r' loss: (\d+\.\d+)', output)]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
-    checkpoint = tmp_path / 'work/iter_6.pth'
-    assert (tmp_path / 'work/last_checkpoint').read_text() == str(checkpoint)
-    trained.write_bytes(checkpoint.read_bytes())
+    assert (checkpoint.parent / 'last_checkpoint').read_text() == str(checkpoint)
 
     alone = tool('test.py', config, checkpoint, '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'maps')
     assert miou(alone) == miou(output)
@@ -82,7 +88,7 @@ def test_slurm(config, tmp_path, tool, trained, name):
 
 
 def weights(path):
-    return torch.load(path, weights_only=True)['state_dict']
+    return read_checkpoint(str(path))['state_dict']
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -110,16 +116,13 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, tool, wor
     expected, got = weights(tmp_path / 'whole/iter_100.pth'), weights(interrupted / 'iter_100.pth')
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
-    def lines(output):  # learning rate and losses by iteration
-        return dict(re.findall(r'Iter\(train\) \[ *(\d+)/100\] .*?( lr: \S+ ).*?( loss: \S+)', output) and [
-            (number, (rate, loss))
-            for number, rate, loss in re.findall(
-                r'Iter\(train\) \[ *(\d+)/100\] .*?( lr: \S+ ).*?( loss: \S+)', output
-            )
-        ])  # fmt: skip
+    def lines(output):  # learning rate and loss by iteration
+        return {
+            n: rest for n, *rest in re.findall(r'Iter\(train\) \[ *(\d+)/100\].*? lr: (\S+).*? loss: (\S+)', output)
+        }
 
     after = lines(resumed)
-    assert 0 < len(after) < 100
+    assert 0 < len(after) < 100, resumed
     assert after == {number: line for number, line in lines(whole).items() if number in after}
 
 
@@ -170,7 +173,7 @@ def test_missing_config(error_of):
         ('train_dataloader.dataset.pipeline.9.prob=1', r'no train_dataloader\.dataset\.pipeline\.9\.prob'),
         (
             'channels="[1,2,3,4]"',
-            r'would have no effect; set what was made from it: model\.decode_head\.in_channels=\.',
+            r'would have no effect; set what was made from it: model\.backbone\.arch\.channels=\.',
         ),
     ],
 )
@@ -236,10 +239,10 @@ def test_bad_checkpoints(config, error_of, tmp_path):
 
 
 def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, trained):
-    checkpoint = torch.load(trained, weights_only=False)
-    for name in [name for name in checkpoint['state_dict'] if name.startswith('decode_head.conv_seg')]:
-        del checkpoint['state_dict'][name]
-    torch.save({'state_dict': checkpoint['state_dict']}, tmp_path / 'headless.pth')
+    state_dict = weights(trained)
+    for name in ('decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'):
+        del state_dict[name]
+    torch.save({'state_dict': state_dict}, tmp_path / 'headless.pth')
     message = error_of('test.py', config, tmp_path / 'headless.pth')
     assert 'do not fill the model; missing: decode_head.conv_seg.weight, decode_head.conv_seg.bias' in message
     message = error_of('test.py', config, trained, '--cfg-options', 'model.decode_head.num_classes=5')
