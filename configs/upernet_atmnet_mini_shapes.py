@@ -3,7 +3,6 @@ _base_ = './upernet_atmnet_t_ade20k.py'
 
 from mmatm.shapes import PALETTE, SEMANTIC_CLASSES  # noqa: E402
 
-norm_cfg = dict(type='SyncBN', requires_grad=True)
 channels = [32, 64, 96, 128]
 model = dict(
     data_preprocessor=dict(size=(96, 96)),
@@ -69,6 +68,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
+auto_scale_lr = dict(base_batch_size=8)
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),

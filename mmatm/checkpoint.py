@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import logging
 import pickle
 import re
 import zipfile
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.fileio import get_local_path
-from mmengine.logging import HistoryBuffer
-from torch import Tensor
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor, nn
 
 from mmatm.errors import InputError
 
@@ -99,12 +100,13 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
     except pickle.UnpicklingError as error:
         if unsafe := re.search(r'GLOBAL (\S+)', str(error)):
             raise InputError(
-                f'{path} holds more than weights ({unsafe[1]}): it could run code when loaded, so it was not loaded. '
-                'Ask its author for a file with tensors and plain values only'
+                f'{path} holds more than weights ({unsafe[1]}), or is cut short. It could run code when loaded, so it '
+                'was not loaded. Ask its author for a file with tensors and plain values only'
             ) from None
         raise InputError(f'{path} is damaged or was not written by torch.save; it was not loaded') from None
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise InputError(f'{path} is cut short or no PyTorch checkpoint ({str(error).partition(chr(10))[0]})') from None
+    except Exception as error:  # damaged bytes make the unpickler stumble in any way
+        reason = f'{type(error).__name__} {error}'.partition('\n')[0]
+        raise InputError(f'{path} is cut short or no PyTorch checkpoint ({reason})') from None
     if not isinstance(checkpoint, dict):
         raise InputError(f'{path} holds a {type(checkpoint).__name__}, not a dict of weights')
 
@@ -147,6 +149,23 @@ def read_backbone(path: str, prefix: str | None = None) -> tuple[dict[str, Tenso
         )
     unused = Counter(name.split('.')[0] for name in weights if not name.startswith(prefix))
     return backbone, ', '.join(f'{name} ({count} tensors)' for name, count in unused.items())
+
+
+def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads weights into a model that they have to fill; weights that it does not use are named in a warning.
+
+    Raises:
+        InputError: Names the parameters that are missing or of another shape.
+    """
+    try:
+        keys = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes
+        raise InputError(f'the weights are of another model than the config. {error}') from None
+    missing = [name for name in keys.missing_keys if not name.endswith('num_batches_tracked')]
+    if missing:
+        raise InputError(f'the weights do not fill the model; missing: {", ".join(missing)}')
+    if keys.unexpected_keys:
+        print_log(f'not used by this model: {", ".join(keys.unexpected_keys)}', 'current', logging.WARNING)
 
 
 def latest_checkpoint(folder: str) -> str | None:

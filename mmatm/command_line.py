@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmatm.config import fit_to_machine, load_config
+from mmatm.config import load_config
 from mmatm.errors import InputError
 
 
@@ -33,18 +33,19 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config that the arguments of `config_parser` ask for."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
+    if cfg.get('runner_type', 'mmatm.Runner') not in ('Runner', 'mmatm.Runner'):
+        raise InputError(f'runner_type={cfg.runner_type} is not supported here; use the toolbox of the config')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    fit_to_machine(cfg)
     return cfg
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; what the user can mend is said in one message, without a traceback."""
+    """Runs a command; what the user can mend is said in one message, without a traceback, by the first process."""
     try:
         main()
     except InputError as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {error}' if os.environ.get('RANK', '0') == '0' else 1)

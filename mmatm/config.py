@@ -20,10 +20,14 @@ _TOP_LEVEL = {
     *inspect.signature(Runner).parameters,
     'tta_model',
     'tta_pipeline',
+    'model_wrapper_cfg',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
     'sync_bn',
     'find_unused_parameters',
     'compile',
 }
+_ALWAYS_KNOWN = {*_TOP_LEVEL, 'randomness.seed', 'randomness.deterministic', 'randomness.diff_rank_seed'}
 
 
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
@@ -51,7 +55,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     for key, value in (options or {}).items():
         if not key.startswith('+'):
             _check_key(cfg, key)
-        cfg.merge_from_dict({key.removeprefix('+'): value})
+        try:
+            cfg.merge_from_dict({key.removeprefix('+'): value})
+        except (AssertionError, IndexError, KeyError, TypeError) as error:
+            raise InputError(f'{key} cannot be set in this config: {error}') from None
     return cfg
 
 
@@ -68,12 +75,15 @@ def _check_key(cfg: Config, key: str) -> None:
     tree = cfg._cfg_dict.to_dict()
     known = dict(walk(tree))
     top = key.split('.')[0]
-    if key not in known and not (top in _TOP_LEVEL and top not in tree):
-        usable = [name for name in known if name.split('.')[0] in _TOP_LEVEL]
+    effective = _TOP_LEVEL - ({'data_preprocessor'} if 'data_preprocessor' in tree.get('model', ()) else set())
+    if key not in known and key not in _ALWAYS_KNOWN:
+        usable = [name for name in known if name.split('.')[0] in effective]
         near = difflib.get_close_matches(key, usable, n=1, cutoff=0)[0]
         raise InputError(f'the config has no {key}; the nearest is {near}. To add a new key write +{key}=...')
-    if top not in _TOP_LEVEL:
-        used = [n for n, value in known.items() if n.split('.')[0] in _TOP_LEVEL and value == tree[top]]
+    if top not in effective:
+        # Numbers are too common to tell where they came from.
+        telling = not isinstance(tree[top], (int, float))
+        used = [n for n, value in known.items() if telling and n.split('.')[0] in effective and value == tree[top]]
         instead = ' '.join(f'{name}{key.removeprefix(top)}=...' for name in used)
         raise InputError(
             f'{top} is a variable of the config file, changing it here would have no effect; '

@@ -15,19 +15,23 @@ _ENDS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82'}
 _SHOWN = 5
 
 
-def check_dataset(dataset: Any) -> None:
+def check_dataset(dataset: Any, num_classes: int | None = None) -> None:
     """Checks that no picture of a data set is cut short, and that its label maps hold its classes only.
 
     Pictures are decoded only where the file does not end as its format ends; label maps always are.
 
     Args:
         dataset: A data set of MMEngine's kind, or a wrapper of some.
+        num_classes: The classes of a segmentor that the data set is for; more than it has are refused.
 
     Raises:
         InputError: Names the files.
     """
     pictures, labels = set(), {}
     for leaf in _leaves(dataset):
+        classes = leaf.metainfo.get('classes') or ()
+        if hasattr(leaf, 'reduce_zero_label') and num_classes is not None and len(classes) > num_classes:
+            raise InputError(f'the data has {len(classes)} classes, but the model num_classes={num_classes}')
         for i in range(len(leaf)):
             info = leaf.get_data_info(i)
             pictures.add(info.get('img_path'))

@@ -55,7 +55,7 @@ class NumberedBatches:
         self.sampler = batches.sampler
         self._batches = batches
         self._seed = seed
-        self._skip = skip
+        self.skip = skip
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -63,8 +63,8 @@ class NumberedBatches:
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch = getattr(self.sampler, 'epoch', 0)
         for number, batch in enumerate(self._batches):
-            if self._skip:
-                self._skip -= 1
+            if self.skip:
+                self.skip -= 1
                 continue
             key = (_DATA, self._seed, get_rank(), epoch, number)
             yield [Draw(index, (*key, place)) for place, index in enumerate(batch)]
@@ -98,8 +98,9 @@ class ExactResumeHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         loop = runner.train_loop
-        if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, loop.iter)
+        batches = loop.dataloader.batch_sampler
+        if isinstance(loop, IterBasedTrainLoop) and isinstance(batches, NumberedBatches):
+            loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, batches, loop.iter)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(_MODEL, runner.seed, get_rank(), runner.iter)
@@ -108,12 +109,18 @@ class ExactResumeHook(Hook):
 class _Advanced:
     """An iterator whose first `done` entries, that the sampler has skipped, are None."""
 
-    def __init__(self, iterator: Iterator, done: int) -> None:
+    def __init__(self, iterator: Iterator, batches: NumberedBatches, done: int) -> None:
         self._iterator = iterator
+        self._batches = batches
         self._done = done
 
     def __next__(self) -> Any:
         if self._done:
             self._done -= 1
             return None
-        return next(self._iterator)
+        while True:
+            try:
+                return next(self._iterator)
+            except StopIteration:  # of an epoch that is skipped as a whole; finite samplers have epochs
+                if not self._batches.skip:
+                    raise

@@ -1,19 +1,19 @@
 """MMEngine's runner, on CPU and CUDA alike, with checkpoints that are read safely and fit exactly."""
 
+import json
+import re
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed, is_main_process
-from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
-from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmatm.checkpoint import latest_checkpoint, read_checkpoint
+from mmatm.checkpoint import fill_model, latest_checkpoint, read_checkpoint
 from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
 from mmatm.exact_resume import ExactResumeHook, number_batches
@@ -27,6 +27,7 @@ class Runner(MMEngineRunner):
     - runs several processes without CUDA (gloo, SyncBN as BN);
     - reads the authors' checkpoints, and none that holds code;
     - refuses to test or resume with a checkpoint that leaves parameters unset;
+    - checks the data first;
     - resumes a training as if it had not been interrupted.
     """
 
@@ -36,8 +37,16 @@ class Runner(MMEngineRunner):
     _skip = 0
 
     def setup_env(self, env_cfg: dict) -> None:
-        """As in MMEngine, whose own process group needs CUDA."""
+        """As in MMEngine, whose own process group needs CUDA.
+
+        Raises:
+            InputError: A launcher that needs CUDA.
+        """
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
+            if self.launcher != 'pytorch':
+                raise InputError(
+                    f'--launcher {self.launcher} needs CUDA; on CPU use tools/dist_*.sh or tools/slurm_*.sh'
+                )
             dist.init_process_group('gloo')
         super().setup_env(env_cfg)
 
@@ -62,17 +71,18 @@ class Runner(MMEngineRunner):
                 self._resume = False
                 self.logger.info(f'nothing to resume in {self.work_dir}: training from the beginning')
             else:
-                meta = read_checkpoint(self._load_from)['meta']
+                meta = read_checkpoint(self._load_from).get('meta', {})
+                if not {'epoch', 'iter', 'seed'} <= set(meta):
+                    raise InputError(
+                        f'{self._load_from} is not from a training that can be resumed; start from it with load_from'
+                    )
                 self._randomness_cfg['seed'] = meta['seed']
                 self.set_randomness(**self._randomness_cfg)
-                self._skip = meta['iter']
+                self.logger.info(f'resuming {self._load_from} with its seed {self.seed}')
+                # MMEngine counts epochs only in loops by epoch, which are resumed at the beginning of one.
+                self._skip = 0 if meta['epoch'] else meta['iter']
         self.register_hook(ExactResumeHook())
         return super().train()
-
-    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        if isinstance(loop, dict) and (loop.get('by_epoch') or loop.get('type') == 'EpochBasedTrainLoop'):
-            self._skip = 0  # epochs are resumed at their beginning
-        return super().build_train_loop(loop)
 
     def build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
         """As in MMEngine; the data is checked, and all its randomness follows from the seed.
@@ -86,16 +96,28 @@ class Runner(MMEngineRunner):
             raise InputError(
                 f'there is no folder or file {error.filename}; set data_root, data_prefix and ann_file of the data set'
             ) from None
-        except ValueError as error:
-            if 'need at least one array' not in str(error):  # MMEngine packs the list of samples
+        except json.JSONDecodeError as error:
+            described = describe_dataset(dataloader['dataset'])
+            raise InputError(f'the annotations are cut short or no JSON ({error}): {described}') from None
+        except (ValueError, RuntimeError) as error:
+            # MMEngine packs the list of samples; MMPretrain counts files
+            if not re.search('need at least one array|Found 0 files', str(error)):
                 raise
             raise InputError(f'no pictures found for {describe_dataset(dataloader["dataset"])}') from None
         if not isinstance(dataloader, DataLoader):
             if is_main_process():
-                check_dataset(loader.dataset)
-            number_batches(loader, self.seed, self._skip)
+                check_dataset(loader.dataset, getattr(self._bare_model, 'num_classes', None))
+            if loader.batch_sampler is not None:
+                number_batches(loader, self.seed, self._skip)
             self._skip = 0  # the training's loader comes first
         return loader
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        model = self.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        return model
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         self._exact = True
@@ -103,10 +125,13 @@ class Runner(MMEngineRunner):
 
     def test(self) -> dict:
         self._exact = True
+        # Hooks ask for `runner.iter`, for which MMEngine would build the training's loop and read its data.
+        self._train_loop = None
         return super().test()
 
     def val(self) -> dict:
         self._exact = True
+        self._train_loop = None
         return super().val()
 
     def load_checkpoint(
@@ -122,28 +147,15 @@ class Runner(MMEngineRunner):
             InputError: The file cannot be read, or does not fill the model or its ATMNet.
         """
         checkpoint = read_checkpoint(filename, map_location)
+        checkpoint.get('meta', {}).pop('config', None)  # a text that MMEngine would execute when resuming
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
         try:
             if self._exact:
-                self._fill(model, checkpoint['state_dict'])
+                fill_model(self._bare_model, checkpoint['state_dict'])
             else:
-                _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
+                _load_checkpoint_to_model(self._bare_model, checkpoint, strict, revise_keys=revise_keys)
         except InputError as error:
             raise InputError(f'{filename}: {error}') from None
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
-
-    def _fill(self, model: nn.Module, weights: dict) -> None:
-        try:
-            keys = model.load_state_dict(weights, strict=False)
-        except RuntimeError as error:  # sizes that do not match
-            raise InputError(f'the weights are of another model than the config. {error}') from None
-        missing = [name for name in keys.missing_keys if not name.endswith('num_batches_tracked')]
-        if missing:
-            raise InputError(f'the weights do not fill the model; missing: {", ".join(missing)}')
-        if keys.unexpected_keys:
-            print_log(f'not used by this model: {", ".join(keys.unexpected_keys)}', 'current', 30)

@@ -124,7 +124,7 @@ def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int
     pictures; a picture does not depend on the count.
 
     Args:
-        folder: Where to; a data set of shapes that is there already is replaced.
+        folder: Where to; made if need be. A data set of shapes that is there already is replaced.
         count: Pictures for training, 1 or more.
         size: Height and width in pixels, 32 or more.
         seed: Other seeds, other pictures.
@@ -135,9 +135,14 @@ def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int
     if count < 1 or size < MIN_SIZE or seed < 0:
         raise InputError(f'count must be 1 or more, size {MIN_SIZE} or more and seed 0 or more')
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and {path.name for path in folder.iterdir()} - {'ade', 'coco'}):
+    marker = folder / 'shapes.json'
+    if folder.exists() and not marker.is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f'{folder} holds something else than a data set of shapes; choose another folder')
-    shutil.rmtree(folder, ignore_errors=True)
+    for layout in ('ade', 'coco'):
+        if (folder / layout).exists():
+            shutil.rmtree(folder / layout)
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps(dict(count=count, size=size, seed=seed)))
     for split, (ade, coco) in enumerate((('training', 'train2017'), ('validation', 'val2017'))):
         folders = [folder / 'ade/images' / ade, folder / 'ade/annotations' / ade, folder / 'coco' / coco]
         for path in [*folders, folder / 'coco/annotations']:

@@ -15,7 +15,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
-from mmatm.checkpoint import read_checkpoint
+from mmatm.checkpoint import fill_model, read_checkpoint
+from mmatm.errors import InputError
 
 _UNLABELLED = (255, 255, 255)
 
@@ -31,11 +32,13 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
         count: Pictures to draw, spread evenly over the data set.
 
     Raises:
-        InputError: The checkpoint cannot be read.
+        InputError: The checkpoint cannot be read or does not fill the model; count is below 1.
     """
+    if count < 1:
+        raise InputError(f'count must be 1 or more, not {count}')
     init_default_scope(cfg.default_scope)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-    model.load_state_dict(read_checkpoint(checkpoint)['state_dict'])
+    fill_model(model, read_checkpoint(checkpoint)['state_dict'])
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes, palette = dataset.metainfo['classes'], dataset.metainfo['palette']
     colours = np.array([*palette, *[_UNLABELLED] * (256 - len(palette))], np.uint8)

@@ -1,14 +1,14 @@
 """Files in the exact layouts of ATMNet's authors; the files themselves are not at hand."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import golden_data
-
-UPERNET_CHANNELS = {'xt': [64, 128, 320, 512], 'l': [96, 192, 384, 768]}
+from mmatm.models.atmnet import ARCHS
 
 
 def imagenet_file(path: Path, weights: dict[str, Tensor], prefix: str = '') -> Path:
@@ -111,3 +111,9 @@ def authors_shapes(arch: dict, pyramid: bool) -> dict[str, tuple[int, ...]]:
         add('norm', (channels[3],))
         add('head', (1000, channels[3]))
     return shapes
+
+
+if __name__ == '__main__':
+    out = Path(sys.argv[1])
+    weights = golden_data.authors_weights(authors_shapes(ARCHS['l'], pyramid=True))
+    print(f'a stand-in of the UperNet-L file: {upernet_file(out, weights, ARCHS["l"]["channels"], 150, 512, 256)}')

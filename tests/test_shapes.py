@@ -48,7 +48,7 @@ def test_both_layouts_agree(shapes):
             assert (columns.min(), rows.min()) == (x, y)
             assert (columns.max() + 1, rows.max() + 1) == (x + width, y + height)
             assert annotation['iscrowd'] == 0
-        assert annotation  # every picture has something in it
+        assert coco.imgToAnns[image['id']]  # every picture has something in it
 
 
 def test_content():
@@ -75,7 +75,16 @@ def test_bad_arguments(tmp_path, options):
 
 
 def test_other_folders_are_left_alone(tmp_path):
-    (tmp_path / 'thesis.txt').write_text('draft')
-    with pytest.raises(InputError, match='holds something else'):
-        write_shapes(tmp_path)
-    assert (tmp_path / 'thesis.txt').read_text() == 'draft'
+    for name in ('thesis.txt', 'ade/ADEChallengeData2016/images.txt'):
+        folder = tmp_path / name.partition('.')[0].partition('/')[0]
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text('precious')
+        with pytest.raises(InputError, match='holds something else'):
+            write_shapes(folder)
+        assert (folder / name).read_text() == 'precious'
+
+
+def test_a_data_set_of_shapes_is_replaced(tmp_path):
+    for count in (3, 2):
+        write_shapes(tmp_path, count=count, size=32)
+        assert len(list((tmp_path / 'ade/images/training').iterdir())) == count

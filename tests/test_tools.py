@@ -14,6 +14,8 @@ import torch
 from conftest import ROOT, write_config
 from PIL import Image
 
+import golden_data
+import stand_ins
 from mmatm.checkpoint import read_checkpoint
 
 
@@ -35,12 +37,11 @@ def trained(training):
 
 def test_train_test_and_distributed_test(config, tmp_path, tool, training):
     output, checkpoint = training
-    losses = [float(loss) for loss in re.findall(r' loss: (\d+\.\d+)', output)]
-    assert len(losses) == 3
-    assert losses[-1] < losses[0]
     assert (checkpoint.parent / 'last_checkpoint').read_text() == str(checkpoint)
 
-    alone = tool('test.py', config, checkpoint, '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'maps')
+    no_training_data = '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/absent'
+    folders = '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'maps'
+    alone = tool('test.py', config, checkpoint, *folders, *no_training_data)
     assert miou(alone) == miou(output)
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 6
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 6
@@ -53,9 +54,11 @@ def test_train_test_and_distributed_test(config, tmp_path, tool, training):
 
 
 def test_distributed_training_with_sync_bn(config, tmp_path, tool):
-    output = tool('dist_train.sh', config, 2, '--cfg-options', 'train_cfg.max_iters=2', PORT='29512')
+    options = '--amp', '--auto-scale-lr', '--cfg-options', 'train_cfg.max_iters=2'
+    output = tool('dist_train.sh', config, 2, *options, PORT='29512')
     assert 'GPU number: 2' in output
-    assert 'BatchNorm2d' not in output  # no complaint about the device
+    assert 'no CUDA here: training in float32 instead of mixed precision' in output
+    assert 'based on batch size of 8 and the current batch size is 8' in output
     assert (tmp_path / 'work/iter_2.pth').exists()
 
 
@@ -121,6 +124,9 @@ def test_killed_training_resumes_to_the_same_weights(config, tmp_path, tool, wor
             n: rest for n, *rest in re.findall(r'Iter\(train\) \[ *(\d+)/100\].*? lr: (\S+).*? loss: (\S+)', output)
         }
 
+    losses = [float(loss) for _, loss in lines(whole).values()]
+    assert len(losses) == 100
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     after = lines(resumed)
     assert 0 < len(after) < 100, resumed
     assert after == {number: line for number, line in lines(whole).items() if number in after}
@@ -170,6 +176,11 @@ def test_missing_config(error_of):
         ),
         ('model.backbone.arhc=t', r'no model\.backbone\.arhc; the nearest is model\.backbone\.arch'),
         ('optim_wraper.optimizer.lr=1', r'no optim_wraper\.optimizer\.lr; the nearest is optim_wrapper\.optimizer\.lr'),
+        ('data_preprocessor.mean="[0,0,0]"', r'data_preprocessor is a variable of the config file'),
+        ('randomness.sed=3', r'no randomness\.sed; '),
+        ('+train_dataloader.dataset.pipeline.9.prob=1', r'pipeline\.9\.prob cannot be set in this config'),
+        ('runner_type=FlexibleRunner', r'no runner_type'),
+        ('+runner_type=FlexibleRunner', r'runner_type=FlexibleRunner is not supported here'),
         ('train_dataloader.dataset.pipeline.9.prob=1', r'no train_dataloader\.dataset\.pipeline\.9\.prob'),
         (
             'channels="[1,2,3,4]"',
@@ -232,10 +243,99 @@ def test_damaged_data(config, error_of, shapes, tmp_path, kind, message):
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 
-def test_bad_checkpoints(config, error_of, tmp_path):
-    assert 'there is no checkpoint' in error_of('test.py', config, tmp_path / 'absent.pth')
-    torch.save({'state_dict': {'conv1.weight': torch.zeros(64, 3, 7, 7)}}, tmp_path / 'resnet.pth')
-    assert 'not the weights of an ATMNet' in error_of('test.py', config, tmp_path / 'resnet.pth')
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ('trace',)
+
+
+META = {'epoch': 0, 'iter': 2, 'seed': 0}
+OTHER_SIZE = {
+    'depths': [2, 2, 2, 3],
+    'channels': [8, 16, 16, 32],
+    'mlp_ratios': [2] * 4,
+    'channels_per_offset': [2] * 4,
+}
+
+
+def bad_checkpoint(kind: str, path: Path) -> Path:
+    if kind == 'other size':
+        shapes = stand_ins.authors_shapes({**OTHER_SIZE, 'offset_interval': 2}, pyramid=True)
+        weights = {f'backbone.{name}': torch.zeros(shape) for name, shape in shapes.items()}
+    else:
+        weights = {'conv1.weight': torch.zeros(64, 3, 7, 7)}
+    if kind != 'absent':
+        torch.save({'state_dict': weights, 'meta': RunsCode() if kind == 'code' else META}, path)
+    if kind == 'cut':
+        path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+@pytest.mark.parametrize('way', ['test', 'resume', 'load_from'])
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('absent', r'there is no checkpoint \S+bad\.pth'),
+        ('cut', r'bad\.pth is cut short or no PyTorch checkpoint'),
+        ('other size', r'bad\.pth: weights of ATMNet of a custom size \(depths \[2, 2, 2, 3\]'),
+        ('other network', r'bad\.pth: these are not the weights of an ATMNet'),
+        ('code', r'bad\.pth holds more than weights \(posix\.mkdir\)'),
+    ],
+)
+def test_bad_checkpoints(config, error_of, tmp_path, monkeypatch, way, kind, message):
+    monkeypatch.chdir(tmp_path)
+    path = bad_checkpoint(kind, tmp_path / 'bad.pth')
+    arguments = {
+        'test': ['test.py', config, path],
+        'resume': ['train.py', config, '--resume', path],
+        'load_from': ['train.py', config, '--cfg-options', f'load_from={path}'],
+    }[way]
+    assert re.search(message, error_of(*arguments))
+    assert not (tmp_path / 'trace').exists()
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_resuming_runs_no_text_of_the_checkpoint(config, tmp_path, tool, trained):
+    checkpoint = read_checkpoint(str(trained))
+    checkpoint['meta']['config'] = f"__import__('os').mkdir('{tmp_path}/trace')"
+    torch.save(checkpoint, tmp_path / 'evil.pth')
+    output = tool('train.py', config, '--resume', tmp_path / 'evil.pth', '--cfg-options', 'train_cfg.max_iters=7')
+    assert 'resumed epoch: 0, iter: 6' in output
+    assert not (tmp_path / 'trace').exists()
+
+
+def test_weights_alone_cannot_be_resumed_but_started_from(config, error_of, tmp_path, tool, trained):
+    torch.save({'state_dict': weights(trained)}, tmp_path / 'weights.pth')
+    message = error_of('train.py', config, '--resume', tmp_path / 'weights.pth')
+    assert 'is not from a training that can be resumed; start from it with load_from' in message
+    # The start weights of the backbone are not needed then.
+    options = f'load_from={tmp_path}/weights.pth', '+model.backbone.init_cfg.checkpoint=absent.pth'
+    output = tool('train.py', config, '--cfg-options', *options, '+model.backbone.init_cfg.type=Pretrained')
+    assert f'Load checkpoint from {tmp_path}/weights.pth' in output
+    message = error_of('train.py', config, '--from-scratch', '--cfg-options', 'load_from=weights.pth')
+    assert 'Give one of the two' in message
+
+
+def test_old_layout_is_tested_directly(config, tmp_path, tool):
+    arch = {'depths': [2] * 4, 'channels': [8, 16, 16, 24], 'mlp_ratios': [2] * 4, 'channels_per_offset': [2, 4, 4, 8]}
+    shapes = stand_ins.authors_shapes({**arch, 'offset_interval': 2}, pyramid=True)
+    backbone = golden_data.authors_weights(shapes)
+    path = stand_ins.upernet_file(tmp_path / 'old.pth', backbone, arch['channels'], 7, 16, 8)
+    output = tool('test.py', config, path)
+    assert miou(output)
+    assert 'not used by this model' not in output
+
+
+def test_more_classes_than_the_model(config, error_of):
+    options = 'model.decode_head.num_classes=3', 'model.auxiliary_head.num_classes=3'
+    assert 'the data has 7 classes, but the model num_classes=3' in error_of(
+        'train.py', config, '--cfg-options', *options
+    )
+
+
+def test_distributed_refusal_is_one_message(config, tool, tmp_path):
+    output = tool('dist_test.sh', config, tmp_path / 'absent.pth', 2, fails=True, PORT='29514')
+    assert output.count('error: there is no checkpoint') == 1
+    assert 'Traceback' not in output
 
 
 def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, trained):

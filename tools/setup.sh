@@ -14,29 +14,31 @@ fi
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; then
+    for candidate in ${PYTHON:-python3.11 python3.12 python3 python}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "set-up needs Python 3.10 to 3.12 with venv and pip (Debian: apt install python3-venv); name one with PYTHON=..." >&2
+    echo "set-up needs Python 3.11 or 3.12 with venv and pip (Debian: apt install python3-venv); name one with PYTHON=..." >&2
     exit 1
 }
 
 # Runs a long command with its output in the log, and a line every 20 seconds to show that it lives.
-watch() {
-    local what=$1 start=$SECONDS shown=$SECONDS progress
+run_long() {
+    local what=$1 start=$SECONDS shown=$SECONDS compiled
     shift
+    set -m # a process group of its own, so that an interrupt takes the compilers along
     "$@" >>"$LOG" 2>&1 &
     local job=$!
-    trap 'kill $job 2>/dev/null; exit 130' INT TERM
+    set +m
+    trap 'kill -- -$job 2>/dev/null; echo "interrupted; run this command again to go on"; exit 130' INT TERM HUP
     while kill -0 $job 2>/dev/null; do
         sleep 1
         if ((SECONDS - shown >= 20)); then
             shown=$SECONDS
-            progress=$(tail -c 100000 "$LOG" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1 | tr -d ' ' || true)
-            echo "    $what: $((SECONDS - start)) s ${progress}"
+            compiled=$(tail -c 100000 "$LOG" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1 | tr -d ' []' || true)
+            echo "    $what: $((SECONDS - start)) s${compiled:+, $compiled files compiled}"
         fi
     done
     if ! wait $job; then
@@ -44,7 +46,7 @@ watch() {
         echo "set-up failed: $what. The whole log: $LOG. Run this command again to go on." >&2
         exit 1
     fi
-    trap - INT TERM
+    trap - INT TERM HUP
     echo "    $what: done in $((SECONDS - start)) s"
 }
 
@@ -53,11 +55,17 @@ pip="$ENV_DIR/bin/python -m pip --disable-pip-version-check"
 
 # Packages half copied by an interrupted install cannot be told from whole ones: start that step over.
 if [ "$(cat $ENV_DIR/packages 2>/dev/null)" != "$(cksum <requirements.txt)" ]; then
+    if [ -e $ENV_DIR ] && [ ! -e $ENV_DIR/made-by-setup ]; then
+        echo "$ENV_DIR was made by somebody else: move it away, or install mmatm into it with pip install -e ." >&2
+        exit 1
+    fi
     rm -rf $ENV_DIR
+    mkdir $ENV_DIR
+    touch $ENV_DIR/made-by-setup
     echo "[1/3] PyTorch and the OpenMMLab toolboxes into $ENV_DIR (about 7 GB; 2 to 10 minutes by your connection)"
     "$python" -m venv $ENV_DIR
     grep -v '^mmcv==' requirements.txt >$ENV_DIR/requirements-without-mmcv.txt
-    watch "packages" $pip install -r $ENV_DIR/requirements-without-mmcv.txt
+    run_long "packages" $pip install -r $ENV_DIR/requirements-without-mmcv.txt
     cksum <requirements.txt >$ENV_DIR/packages
 fi
 
@@ -68,16 +76,16 @@ if [ ! -e $ENV_DIR/mmcv ] || ! mmcv_loads; then
     echo "[2/3] mmcv, compiled from source (9 to 13 minutes on 2 cores, longer with CUDA; seconds if built here before)"
     mmcv=$(grep -oE '^mmcv==[^ ]+' requirements.txt)
     rm -rf $ENV_DIR/lib/python*/site-packages/mmcv*
-    watch "mmcv" $pip install -v --no-deps --no-build-isolation "$mmcv"
+    run_long "mmcv" $pip install -v --no-deps --no-build-isolation "$mmcv"
     if ! mmcv_loads; then
         echo "    the mmcv in pip's cache was built against another torch: compiling it anew"
         rm -rf $ENV_DIR/lib/python*/site-packages/mmcv*
-        watch "mmcv" $pip install -v --no-deps --no-build-isolation --no-cache-dir "$mmcv"
+        run_long "mmcv" $pip install -v --no-deps --no-build-isolation --no-cache-dir "$mmcv"
         mmcv_loads || { echo "set-up failed: mmcv does not load, see $LOG" >&2; exit 1; }
     fi
     touch $ENV_DIR/mmcv
 fi
 
 echo "[3/3] mmatm itself (seconds)"
-watch "mmatm" $pip install --no-deps --no-build-isolation -e .
+run_long "mmatm" $pip install --no-deps --no-build-isolation -e .
 echo "$STAMP" >$ENV_DIR/ready

@@ -53,7 +53,10 @@ def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: flo
 def test_with_augmentation(cfg: Config) -> None:
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise InputError('--tta needs tta_model and tta_pipeline in the config')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 

@@ -3,7 +3,7 @@
 
 from mmatm.checkpoint import latest_checkpoint
 from mmatm.command_line import config_parser, read_config, run
-from mmatm.config import require_start_weights, start_from_scratch
+from mmatm.config import fit_to_machine, require_start_weights, start_from_scratch
 from mmatm.errors import InputError
 from mmatm.runner import Runner
 
@@ -33,9 +33,12 @@ def main() -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.from_scratch or (cfg.resume and (cfg.load_from or latest_checkpoint(cfg.work_dir))):
+    if args.from_scratch and cfg.load_from:
+        raise InputError(f'--from-scratch, or the weights of {cfg.load_from}? Give one of the two')
+    if args.from_scratch or cfg.load_from or (cfg.resume and latest_checkpoint(cfg.work_dir)):
         start_from_scratch(cfg)
     require_start_weights(cfg)
+    fit_to_machine(cfg)
 
     Runner.from_cfg(cfg).train()
 

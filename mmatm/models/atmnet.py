@@ -187,6 +187,8 @@ class ATMNet(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if isinstance(init_cfg, list) and any(cfg['type'] == 'Pretrained' for cfg in init_cfg):
+            raise InputError('weights to start from fill the whole backbone: give init_cfg as one dict, not in a list')
         arch = resolve_arch(arch)
         if not 0 <= drop_path_rate < 1:
             raise InputError(f'drop_path_rate must be at least 0 and below 1, not {drop_path_rate}')
