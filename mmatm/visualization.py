@@ -44,10 +44,12 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
     colours = np.array([*palette, *[_UNLABELLED] * (256 - len(palette))], np.uint8)
 
     chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-    figure, axes = plt.subplots(len(chosen), 3, figsize=(9, 3 * len(chosen) + 1), squeeze=False)
+    samples = [model.test_step(pseudo_collate([dataset[index]]))[0] for index in chosen.tolist()]
+    height, width = samples[0].ori_shape
+    row_height = 3 * height / width + 0.1
+    figure, axes = plt.subplots(len(samples), 3, figsize=(9, row_height * len(samples) + 1), squeeze=False)
     present = set()
-    for row, index in zip(axes, chosen.tolist(), strict=True):
-        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
+    for row, sample in zip(axes, samples, strict=True):
         truth, prediction = (
             field.data[0].cpu().numpy().astype(np.uint8) for field in (sample.gt_sem_seg, sample.pred_sem_seg)
         )

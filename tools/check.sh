@@ -7,4 +7,5 @@ export PATH="$PWD/.venv/bin:$PATH"
 
 ruff check .
 ruff format --check .
-pytest "$@"
+# Two test processes of one thread each: more threads than cores would make them many times slower.
+OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile "$@"
