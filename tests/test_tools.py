@@ -96,7 +96,7 @@ def weights(path):
 def test_killed_training_resumes_to_the_same_weights(config, tmp_path, tool):
     options = [
         '--cfg-options', '+randomness.seed=3', 'train_cfg.max_iters=100', 'param_scheduler.1.end=100',
-        f'train_dataloader.num_workers={workers}', f'train_dataloader.persistent_workers={workers > 0}',
+        'train_dataloader.num_workers=2',
         'default_hooks.checkpoint.interval=7', 'train_cfg.val_interval=50', 'default_hooks.logger.interval=1',
     ]  # fmt: skip
     whole = tool('train.py', config, '--work-dir', tmp_path / 'whole', *options)
@@ -200,5 +200,5 @@ def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, tra
     torch.save({'state_dict': state_dict}, tmp_path / 'headless.pth')
     message = error_of('test.py', config, tmp_path / 'headless.pth')
     assert 'do not fill the model; missing: decode_head.conv_seg.weight, decode_head.conv_seg.bias' in message
-    message = error_of('test.py', config, trained, '--cfg-options', 'model.decode_head.num_classes=5')
+    message = error_of('test.py', config, trained, '--cfg-options', 'model.decode_head.num_classes=9')
     assert 'size mismatch for decode_head.conv_seg.weight' in message
