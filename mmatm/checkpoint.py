@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
+from mmatm.archs import ARCHS, NUM_STAGES
 from mmatm.errors import InputError
 
 
@@ -58,23 +59,22 @@ _AUTHORS_NAMES = (
     (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
 )
 
+# Of the authors' ImageNet files; S and B are not published.
 _GOOGLE_DRIVE_IDS = {
-    ('xt', 'xtiny'): '1JjWFDJM097a2sX9zw2oOisCT-7T43-DV',
-    ('t', 'tiny'): '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-',
-    ('s', 'small'): None,
-    ('b', 'base'): None,
-    ('l', 'large'): '1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0',
+    'xt': '1JjWFDJM097a2sX9zw2oOisCT-7T43-DV',
+    't': '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-',
+    'l': '1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0',
 }
 
 
 def published_weights(arch: Any) -> str:
     """A sentence on where the authors publish the ImageNet weights of a size; empty for a custom one."""
-    for names, file_id in _GOOGLE_DRIVE_IDS.items():
-        if arch in names:
-            if file_id is None:
-                return f'The authors do not publish ImageNet weights of ATMNet-{names[0]}. '
+    if not isinstance(arch, str) or arch not in ARCHS:
+        return ''
+    for name, file_id in _GOOGLE_DRIVE_IDS.items():
+        if ARCHS[arch] == ARCHS[name]:
             return f'The authors publish them as file {file_id} on Google Drive. '
-    return ''
+    return f'The authors do not publish ImageNet weights of ATMNet {arch}. '
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
@@ -196,3 +196,42 @@ def adopt_authors_names(state_dict: dict[str, Tensor], prefix: str) -> None:
         if new_name.endswith(('.fc_w.weight', '.fc_h.weight')):
             weight = weight.flatten(1)  # a 1x1 convolution's weight, there
         state_dict[prefix + new_name] = weight
+
+
+def drop_unused(state_dict: dict[str, Tensor], prefix: str, out_indices: Sequence[int]) -> None:
+    """Removes the norms of stages without output, and the stages after the last output, in place."""
+    for i in set(range(NUM_STAGES)) - set(out_indices):
+        unused = [f'{prefix}norm{i}.'] + [f'{prefix}stages.{i}.'] * (i > max(out_indices))
+        for name in [name for name in state_dict if name.startswith(tuple(unused))]:
+            del state_dict[name]
+
+
+def refuse_mismatch(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Checks that weights fill a backbone; only output norms may be missing.
+
+    Raises:
+        InputError: Names every parameter that is missing, unknown or of another shape.
+    """
+    missing = [name for name in own if name not in given and not name.startswith('norm')]
+    unknown = [name for name in given if name not in own]
+    other = [name for name in own if name in given and given[name].shape != own[name].shape]
+    if not (missing or unknown or other):
+        return
+    if not set(given) & set(own):
+        raise InputError(f'these are not the weights of an ATMNet; their names are like {list(given)[:3] or "none"}')
+    kinds = {'missing': missing, 'unknown': unknown, 'of another shape': other}
+    names = '; '.join(f'{kind}: {", ".join(names)}' for kind, names in kinds.items() if names)
+    raise InputError(f'weights of {describe(given)} do not fill {describe(own)}. {names}')
+
+
+def describe(weights: Mapping[str, Tensor]) -> str:
+    """Names the ATMNet that weights belong to, by the blocks they hold."""
+    norms = {
+        name: weight
+        for name, weight in weights.items()
+        if re.fullmatch(r'stages\.\d\.blocks\.\d+\.norm1\.weight', name)
+    }
+    depths = [sum(name.startswith(f'stages.{i}.') for name in norms) for i in range(NUM_STAGES)]
+    channels = [len(norms.get(f'stages.{i}.blocks.0.norm1.weight', ())) for i in range(NUM_STAGES)]
+    names = [name for name, arch in ARCHS.items() if (arch['depths'], arch['channels']) == (depths, channels)]
+    return f'ATMNet {names[0] if names else "of a custom size"} (depths {depths}, channels {channels})'

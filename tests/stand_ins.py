@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import golden_data
-from mmatm.models.atmnet import ARCHS
+from mmatm.archs import ARCHS
 
 
 def imagenet_file(path: Path, weights: dict[str, Tensor], prefix: str = '') -> Path:

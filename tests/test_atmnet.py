@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmatm.archs import ARCHS
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
-from mmatm.models.atmnet import ARCHS
 
 MINI = {
     'depths': [2, 3, 4, 2],
@@ -49,6 +49,8 @@ def test_out_indices(x, out_indices, stages):
     assert out_indices == given
     assert [y.shape[1] for y in model(x)] == [MINI['channels'][i] for i in stages]
     assert [name for name, _ in model.named_children() if name.startswith('norm')] == [f'norm{i}' for i in stages]
+    sum(y.square().sum() for y in model(x)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # or distributed training stops
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

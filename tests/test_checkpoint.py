@@ -11,10 +11,10 @@ from torch import nn
 
 import golden_data
 import stand_ins
+from mmatm.archs import ARCHS
 from mmatm.checkpoint import latest_checkpoint, own_name, read_backbone, read_checkpoint
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
-from mmatm.models.atmnet import ARCHS
 
 
 @pytest.fixture(scope='module')

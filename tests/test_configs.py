@@ -14,8 +14,8 @@ from torch import nn
 
 import golden_data
 import stand_ins
+from mmatm.archs import ARCHS
 from mmatm.checkpoint import read_checkpoint
-from mmatm.models.atmnet import ARCHS
 from mmatm.shapes import SEMANTIC_CLASSES
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))

@@ -73,7 +73,7 @@ fi
 # against another torch does not load: it is built anew.
 mmcv_loads() { $ENV_DIR/bin/python -c 'import mmcv.ops' >>"$LOG" 2>&1; }
 if [ ! -e $ENV_DIR/mmcv ] || ! mmcv_loads; then
-    echo "[2/3] mmcv, compiled from source (9 to 13 minutes on 2 cores, longer with CUDA; seconds if built here before)"
+    echo "[2/3] mmcv, compiled from source (10 to 25 minutes on 2 cores, longer with CUDA; seconds if built here before)"
     mmcv=$(grep -oE '^mmcv==[^ ]+' requirements.txt)
     rm -rf $ENV_DIR/lib/python*/site-packages/mmcv*
     run_long "mmcv" $pip install -v --no-deps --no-build-isolation "$mmcv"

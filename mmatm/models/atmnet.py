@@ -1,6 +1,5 @@
 """ATMNet, the backbone of "Active Token Mixer"."""
 
-import re
 from collections.abc import Mapping, Sequence
 from math import sqrt
 
@@ -11,36 +10,14 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmatm.checkpoint import adopt_authors_names, read_backbone
+from mmatm.archs import NUM_STAGES, resolve_arch
+from mmatm.checkpoint import adopt_authors_names, drop_unused, read_backbone, refuse_mismatch
 from mmatm.errors import InputError
 from mmatm.registry import MODELS
 
 from .active_token_mixer import ActiveTokenMixer, Mlp
 
-NUM_STAGES = 4
 MIN_SIZE = 32
-
-
-def _size(names: Sequence[str], depths: list[int], channels: list[int], mlp_ratios: list[int], interval: int) -> dict:
-    arch = dict(
-        depths=depths,
-        channels=channels,
-        mlp_ratios=mlp_ratios,
-        channels_per_offset=[2, 4, 4, 8],
-        offset_interval=interval,
-    )
-    return dict.fromkeys(names, arch)
-
-
-# fmt: off
-ARCHS = {
-    **_size(('xt', 'xtiny'), [2, 2, 4, 2],  [64, 128, 320, 512], [4, 4, 4, 4], 2),
-    **_size(('t', 'tiny'),   [2, 3, 10, 3], [64, 128, 320, 512], [4, 4, 4, 4], 2),
-    **_size(('s', 'small'),  [3, 4, 18, 3], [64, 128, 320, 512], [8, 8, 4, 4], 6),
-    **_size(('b', 'base'),   [3, 8, 27, 3], [64, 128, 320, 512], [8, 8, 4, 4], 6),
-    **_size(('l', 'large'),  [3, 4, 24, 3], [96, 192, 384, 768], [4, 4, 4, 4], 6),
-}
-# fmt: on
 
 
 class DropPath(nn.Module):
@@ -157,6 +134,7 @@ class ATMNet(BaseModule):
             - ``offset_interval`` (one number): K, offsets are predicted anew every so many blocks.
         drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
         out_indices: Stages, 0 to 3 or negative from the end, whose maps are given out, each through its own LayerNorm.
+            Stages after the last of them are not built.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. The norms of the outputs
             stay trainable: they are in no ImageNet file.
         with_cp: Recompute blocks in the backward pass: less memory, more time, the same gradients.
@@ -216,7 +194,7 @@ class ATMNet(BaseModule):
                 [next(rates) for _ in range(arch['depths'][i])],
                 with_cp,
             )
-            for i in range(NUM_STAGES)
+            for i in range(max(self.out_indices) + 1)
         )
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
@@ -242,7 +220,7 @@ class ATMNet(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         # Every way of loading passes here: init_cfg, load_from, resume, load_state_dict.
         adopt_authors_names(state_dict, prefix)
-        drop_unused_norms(state_dict, prefix, self.out_indices)
+        drop_unused(state_dict, prefix, self.out_indices)
         refuse_mismatch(
             {name.removeprefix(prefix): w for name, w in state_dict.items() if name.startswith(prefix)},
             self.state_dict(),
@@ -326,41 +304,6 @@ def init_parameters(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def resolve_arch(arch: str | Mapping) -> dict:
-    """A size's name or a custom dict -> checked dict of `ARCHS`' form.
-
-    Raises:
-        InputError: Unknown name; missing, extra or impossible entries.
-    """
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise InputError(f"no ATMNet of size '{arch}'; there are {', '.join(ARCHS)}, or give a dict")
-        return ARCHS[arch]
-    keys = set(ARCHS['tiny'])
-    missing, extra = sorted(keys - set(arch)), sorted(set(arch) - keys)
-    if missing or extra:
-        raise InputError(f'a custom arch has exactly the keys {sorted(keys)}; missing: {missing}, unknown: {extra}')
-    for key, value in arch.items():
-        numbers = [value] * NUM_STAGES if key == 'offset_interval' else value
-        whole = isinstance(numbers, Sequence) and all(isinstance(n, int) and n > 0 for n in numbers)
-        if not whole or len(numbers) != NUM_STAGES:
-            wanted = 'a whole number above 0' if key == 'offset_interval' else f'{NUM_STAGES} whole numbers above 0'
-            raise InputError(f"arch['{key}'] must be {wanted}, not {value}")
-    for i, (depth, channels, share) in enumerate(
-        zip(arch['depths'], arch['channels'], arch['channels_per_offset'], strict=True)
-    ):
-        if depth < 2:
-            raise InputError(
-                f'stage {i} has depth {depth}; at least 2 are needed, as the last block predicts no offsets'
-            )
-        if channels % share or channels < 4:
-            raise InputError(
-                f'stage {i} has {channels} channels, of which {share} are to share an offset: channels must be a '
-                f'multiple of that number, and 4 or more'
-            )
-    return {key: value if key == 'offset_interval' else list(value) for key, value in arch.items()}
-
-
 def resolve_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     """Stage numbers, negative ones from the end -> rising numbers 0 to 3.
 
@@ -372,41 +315,3 @@ def resolve_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     if not indices or not set(indices) <= set(range(NUM_STAGES)) or list(indices) != sorted(set(indices)):
         raise InputError(f'out_indices must be rising numbers of stages 0 to {NUM_STAGES - 1}, not {out_indices}')
     return indices
-
-
-def drop_unused_norms(state_dict: dict[str, Tensor], prefix: str, out_indices: Sequence[int]) -> None:
-    """Takes the output norms of stages that give no output out of a state dict, in place."""
-    for i in set(range(NUM_STAGES)) - set(out_indices):
-        for name in ('weight', 'bias'):
-            state_dict.pop(f'{prefix}norm{i}.{name}', None)
-
-
-def refuse_mismatch(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Checks that weights fill a backbone; only output norms may be missing.
-
-    Raises:
-        InputError: Names every parameter that is missing, unknown or of another shape.
-    """
-    missing = [name for name in own if name not in given and not name.startswith('norm')]
-    unknown = [name for name in given if name not in own]
-    other = [name for name in own if name in given and given[name].shape != own[name].shape]
-    if not (missing or unknown or other):
-        return
-    if not set(given) & set(own):
-        raise InputError(f'these are not the weights of an ATMNet; their names are like {list(given)[:3] or "none"}')
-    kinds = {'missing': missing, 'unknown': unknown, 'of another shape': other}
-    names = '; '.join(f'{kind}: {", ".join(names)}' for kind, names in kinds.items() if names)
-    raise InputError(f'weights of {describe(given)} do not fill {describe(own)}. {names}')
-
-
-def describe(weights: Mapping[str, Tensor]) -> str:
-    """Names the ATMNet that weights belong to, by the blocks they hold."""
-    norms = {
-        name: weight
-        for name, weight in weights.items()
-        if re.fullmatch(r'stages\.\d\.blocks\.\d+\.norm1\.weight', name)
-    }
-    depths = [sum(name.startswith(f'stages.{i}.') for name in norms) for i in range(NUM_STAGES)]
-    channels = [len(norms.get(f'stages.{i}.blocks.0.norm1.weight', ())) for i in range(NUM_STAGES)]
-    names = [name for name, arch in ARCHS.items() if (arch['depths'], arch['channels']) == (depths, channels)]
-    return f'ATMNet {names[0] if names else "of a custom size"} (depths {depths}, channels {channels})'
