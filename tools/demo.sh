@@ -9,7 +9,7 @@ config=configs/upernet_atmnet_mini_shapes.py
 work_dir=work_dirs/upernet_atmnet_mini_shapes
 rm -rf "$work_dir"
 python tools/make_shapes.py data/shapes
-python tools/train.py "$config"
+python tools/train.py "$config" --cfg-options randomness.seed=0
 checkpoint=$(cat "$work_dir/last_checkpoint")
 python tools/test.py "$config" "$checkpoint"
 python tools/draw_segmentation.py "$config" "$checkpoint"
