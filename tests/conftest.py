@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+# Where there is no GPU, its kernels run in Triton's interpreter. Triton looks at this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 from mmatm.shapes import write_shapes
 

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 ENV_DIR=.venv
 LOG=$ENV_DIR/setup.log
-STAMP=$(cksum requirements.txt setup.cfg pyproject.toml tools/setup.sh | cksum | cut -d' ' -f1)
+STAMP=$(cksum requirements.txt setup.cfg setup.py mmatm/ops/axial_sample.cpp pyproject.toml tools/setup.sh | cksum | cut -d' ' -f1)
 
 if [ "$(cat $ENV_DIR/ready 2>/dev/null)" = "$STAMP" ]; then
     exit 0

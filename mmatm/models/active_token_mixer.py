@@ -1,8 +1,10 @@
 """The Active Token Mixer."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmatm.ops import axial_sample
+from mmatm.ops import axial_sample_stacked
 
 
 class Mlp(nn.Module):
@@ -39,6 +41,13 @@ class ActiveTokenMixer(nn.Module):
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """Mixes a token map.
 
+        With the branches k = w, h, c, the linear layer FC_k and the tokens x_k of each, and their weights a_k:
+
+            out = Proj(sum of a_k * FC_k(x_k) over k),   a = softmax(fusion(mean token of the sum of FC_k(x_k)))
+
+        All of it is linear in the tokens once a is known, and a needs only the mean tokens. On maps with many tokens
+        the layers are therefore folded into fewer or into one, for each sample, before any token goes through them.
+
         Args:
             x: Token map (B, H, W, C), floating.
             offset: Offsets (B, H, W, 2G) in tokens, as `mmatm.ops.axial_sample` takes them.
@@ -46,10 +55,26 @@ class ActiveTokenMixer(nn.Module):
         Returns:
             Token map (B, H, W, C).
         """
-        x_w, x_h = axial_sample(x, offset)
-        w, h, c = self.fc_w(x_w), self.fc_h(x_h), self.fc_c(x)
-        mean_token = (w + h + c).mean((1, 2))
+        channels = x.shape[-1]
+        tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
+        layers = self.fc_w, self.fc_h, self.fc_c
+        bias_w, bias_h = self.fc_w.bias, self.fc_h.bias
+        weight = torch.cat([fc.weight for fc in layers], dim=1)  # (C, 3C)
+        mean_token = F.linear(tokens.mean(1), weight, bias_w + bias_h)
         # Entry 3 * c + k of the prediction belongs to channel c and branch k.
-        a = self.fusion(mean_token).unflatten(-1, (-1, 3)).softmax(-1).to(w.dtype)
-        a_w, a_h, a_c = a[:, None, None].unbind(-1)
-        return self.proj(a_w * w + a_h * h + a_c * c)
+        a = self.fusion(mean_token).unflatten(-1, (-1, 3)).softmax(-1)  # (B, C, 3)
+
+        a_w, a_h, a_c = a.unbind(-1)
+        num_tokens = tokens.shape[1]
+        if num_tokens < channels // 2:
+            w, h, c = (fc(x_k) for fc, x_k in zip(layers, tokens.chunk(3, dim=-1), strict=True))
+            out = self.proj(sum(a_k[:, None].to(y.dtype) * y for a_k, y in ((a_w, w), (a_h, h), (a_c, c))))
+        else:
+            weight = (a[..., None] * weight.unflatten(1, (3, -1))).flatten(2)  # (B, C, 3C)
+            bias = torch.addcmul(a_w * bias_w, a_h, bias_h)  # (B, C)
+            if num_tokens < 3 * channels:
+                out = self.proj(torch.baddbmm(bias[:, None], tokens, weight.mT))
+            else:
+                weight = self.proj.weight.expand(len(x), -1, -1) @ weight
+                out = torch.baddbmm(self.proj(bias)[:, None], tokens, weight.mT)
+        return out.view_as(x)

@@ -199,6 +199,7 @@ class ATMNet(BaseModule):
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
         self.apply(init_parameters)
+        self.to(memory_format=torch.channels_last)  # else each convolution turns its weight around every time
         self._freeze()
 
     def init_weights(self) -> None:
@@ -245,7 +246,7 @@ class ATMNet(BaseModule):
             raise InputError(f'ATMNet takes floating, normalised pictures, not {x.dtype}; convert with .float()')
         if min(x.shape[2:]) < MIN_SIZE:
             raise InputError(f'ATMNet takes pictures of {MIN_SIZE}x{MIN_SIZE} or more, not {x.shape[2]}x{x.shape[3]}')
-        x = self.stem(x).permute(0, 2, 3, 1)
+        x = convolve(self.stem, x.permute(0, 2, 3, 1))
         outputs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
@@ -289,8 +290,8 @@ class ATMNet(BaseModule):
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution on a token map (B, H, W, C)."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    """A convolution on a token map (B, H, W, C), channels last in memory before and after."""
+    return conv(x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
 
 
 def init_parameters(module: nn.Module) -> None:
