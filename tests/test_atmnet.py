@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from mmatm.archs import ARCHS
 from mmatm.errors import InputError
@@ -65,6 +66,45 @@ def test_autocast(x, dtype):
         assert not torch.equal(got.float(), y)  # it did run in lower precision
         torch.testing.assert_close(got.float(), y, rtol=0.05, atol=0.1)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_offsets_are_predicted_in_float32(x, dtype):
+    model = ATMNet(MINI).eval()
+    offsets = []
+    for block in (block for stage in model.stages for block in stage.blocks):
+        block.mixer.register_forward_hook(lambda module, args, out: offsets.append(args[1].dtype))
+    with torch.autocast('cpu', dtype):
+        model(x)
+    assert set(offsets) == {torch.float32}
+    offsets.clear()
+    model.to(dtype)(x.to(dtype))  # a model that is of the type itself
+    assert set(offsets) == {dtype}
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('train', [False, True])
+def test_compiles_to_one_graph(x, train, autocast):
+    model = ATMNet(MINI, drop_path_rate=0).train(train)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    results = []
+    for function in (model, compiled):
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast), torch.set_grad_enabled(train):
+            maps = function(x)
+        results.append([*maps])
+        if train:
+            weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) for y in maps]
+            results[-1] += torch.autograd.grad(maps, [*model.parameters()], weights)
+    tolerance = 1e-2 if autocast else 1e-4
+    for got, expected in zip(*reversed(results), strict=True):
+        assert_close(got, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor(x):
+    model = ATMNet(MINI).eval()
+    with torch.no_grad():
+        assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-3, atol=1e-3)
 
 
 def test_every_parameter_gets_a_gradient(x):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -103,16 +104,15 @@ def test_gradcheck(shape, backend):
     x, offset = random_case(*shape)
     with torch.no_grad():  # away from whole numbers, where the derivative jumps
         offset.copy_(offset.floor() + 0.1 + 0.8 * (offset - offset.floor()))
-    if backend == 'triton':  # the interpreter is slow
-        x, offset = (t[:1, :3, :4].detach().requires_grad_() for t in (x, offset))
-    assert torch.autograd.gradcheck(lambda *args: axial_sample_stacked(*args, backend), (x, offset))
+    fast = backend == 'triton'  # in random directions only, as the interpreter is slow
+    assert torch.autograd.gradcheck(lambda *args: axial_sample_stacked(*args, backend), (x, offset), fast_mode=fast)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'triton'])
 def test_any_shape_and_offset(backend):
     sizes = st.integers(1, 9)
 
-    @settings(max_examples=300 if backend == 'cpu' else 25, deadline=None, derandomize=True)
+    @settings(max_examples=300 if backend == 'cpu' else 15, deadline=None, derandomize=True)
     @given(
         st.integers(1, 3), sizes, sizes, st.integers(1, 5), sizes, st.floats(0, 30), st.integers(0, 2**31), st.data()
     )
@@ -229,7 +229,7 @@ def test_triton_reads_long_lines_from_memory(monkeypatch):
     assert_close(maps_and_gradients(axial_sample, x, offset, backend='triton'), expected)
 
 
-COMPILE = """
+COMPILE = r"""
 import re, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -244,7 +244,8 @@ for target in (GPUTarget('cuda', 90, 32), GPUTarget('hip', 'gfx942', 64)):
             (kernels._forward, forward), (kernels._offset_gradient, forward), (kernels._x_gradient, gradient)
         ):
             constants = {name: value for name, value in options.items() if name != 'num_warps'}
-            signature = {name: types.get(name, 'constexpr' if name in constants else 'i32') for name in kernel.arg_names}
+            signature = dict.fromkeys(kernel.arg_names, 'i32') | dict.fromkeys(constants, 'constexpr')
+            signature |= {name: types[name] for name in kernel.arg_names if name in types}
             places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
             source = ASTSource(fn=kernel, signature=signature, constexprs=places)
             code = triton.compile(source, target=target, options=dict(num_warps=options['num_warps'])).asm['ttir']
@@ -302,7 +303,7 @@ def test_second_derivative_is_refused(backend):
 
 
 def test_autocast_samples_in_its_type_at_exact_positions(backend):
-    x, offset = random_case(1, 2, 300, 4, 2, dtype=torch.float32)
+    x, offset = random_case(1, 1, 300, 4, 2, dtype=torch.float32)
     with torch.autocast('cpu', torch.bfloat16):
         got = axial_sample(x, offset, backend)
     assert {y.dtype for y in got} == {torch.bfloat16}
@@ -318,16 +319,16 @@ def test_without_the_kernel_the_definition_runs_and_says_so_once(monkeypatch, re
     results = [maps_and_gradients(axial_sample, x, offset) for _ in range(2)]
     assert_close(results[0], maps_and_gradients(axial_sample, x, offset, backend='reference'), rtol=0, atol=0)
     (warning,) = [str(w.message) for w in recwarn if 'axial' in str(w.message)]
-    assert 'plain definition' in warning and 'the CPU kernel was not built: install it' in warning
+    assert 'plain definition' in warning
+    assert 'the CPU kernel was not built: install it' in warning
     with pytest.raises(ValueError, match="backend 'cpu' cannot run: the CPU kernel was not built: install it"):
         axial_sample(x, offset, 'cpu')
 
 
 def test_setup_without_a_compiler(tmp_path):
     environment = {**os.environ, 'CC': '/bin/false', 'CXX': '/bin/false'}
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = [sys.executable, 'setup.py', 'build_ext', '--build-lib', tmp_path, '--build-temp', tmp_path]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob('*.so'))
 

@@ -4,7 +4,6 @@ Sampling and the linear layer of a branch are one deformable convolution with a 
 column offset for every channel: the offsets of a group are repeated for its channels, and the other axis is zeros.
 """
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 

@@ -1,0 +1,99 @@
+"""The mixer: its folded forms against the definition, the authors' way, autocast and torch.compile."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from mmatm.benchmark.authors_way import use_authors_way
+from mmatm.models.active_token_mixer import ActiveTokenMixer
+from mmatm.ops import axial_sample
+
+# Maps of C = 16 channels with fewer tokens than C / 2, more, exactly 3C and more: what is folded differs.
+MAPS = [(2, 3), (3, 3), (6, 8), (9, 7)]
+CHANNELS = 16
+
+
+def definition(mixer, x, offset):
+    """The paper's formulas, one after the other."""
+    x_w, x_h = axial_sample(x, offset, 'reference')
+    w, h, c = mixer.fc_w(x_w), mixer.fc_h(x_h), mixer.fc_c(x)
+    a = mixer.fusion((w + h + c).mean((1, 2))).view(-1, 1, 1, CHANNELS, 3).softmax(-1)
+    return mixer.proj(a[..., 0] * w + a[..., 1] * h + a[..., 2] * c)
+
+
+@pytest.fixture
+def mixer():
+    torch.manual_seed(0)
+    mixer = ActiveTokenMixer(CHANNELS).double()
+    for parameter in mixer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return mixer
+
+
+def inputs(height, width, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(height)
+    x = torch.randn(3, height, width, CHANNELS, generator=generator, dtype=dtype)
+    offset = 3 * torch.randn(3, height, width, 8, generator=generator, dtype=dtype)
+    return x.requires_grad_(), offset.requires_grad_()
+
+
+def results(function, mixer, x, offset):
+    """The output and the gradients by both inputs and all parameters, every output with a weight of its own."""
+    out = function(x, offset)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return out, *torch.autograd.grad((out * weight).sum(), (x, offset, *mixer.parameters()))
+
+
+@pytest.mark.parametrize('size', MAPS)
+def test_folding_changes_nothing(size, mixer):
+    x, offset = inputs(*size)
+    expected = results(lambda *args: definition(mixer, *args), mixer, x, offset)
+    assert_close(results(mixer, mixer, x, offset), expected)
+    assert_close(results(use_authors_way(mixer), mixer, x, offset), expected)
+    assert type(mixer) is not ActiveTokenMixer
+
+
+@pytest.mark.parametrize('size', MAPS)
+def test_samples_do_not_mix(size, mixer):
+    x, offset = inputs(*size)
+    assert_close(mixer(x[1:2], offset[1:2]), mixer(x, offset)[1:2])
+
+
+def test_folding_keeps_fewer_activations(mixer):
+    def kept(function):
+        x, offset = inputs(9, 7)
+        maps = {}
+
+        def note(tensor):
+            if tensor.numel() >= x.numel():
+                maps[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() / 8 / x.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            function(x, offset)
+        return sum(maps.values())
+
+    assert kept(mixer) == 3  # x_w, x_h and x
+    assert kept(lambda *args: definition(mixer, *args)) > 7
+
+
+@pytest.mark.parametrize('size', MAPS)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(size, dtype, mixer):
+    x, offset = inputs(*size)
+    expected = mixer(x, offset)
+    mixer, x, offset = mixer.float(), x.detach().float(), offset.detach().float()
+    with torch.autocast('cpu', dtype):
+        got = mixer(x, offset)
+    assert got.dtype == dtype
+    assert (got.double() - expected).norm() < 20 * torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize('size', MAPS)
+def test_compiles_to_one_graph(size, mixer):
+    x, offset = inputs(*size)
+    compiled = torch.compile(mixer, fullgraph=True, backend='aot_eager')
+    assert_close(results(compiled, mixer, x, offset), results(mixer, mixer, x, offset))
+    with torch.no_grad():
+        assert_close(compiled(x, offset), mixer(x, offset))
