@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmatm.benchmark.authors_way import use_authors_way
-from mmatm.models.active_token_mixer import ActiveTokenMixer
+from mmatm.models.active_token_mixer import ActiveTokenMixer, Mlp
 from mmatm.ops import axial_sample
 
 # Maps of C = 16 channels with fewer tokens than C / 2, more, exactly 3C and more: what is folded differs.
@@ -76,6 +76,31 @@ def test_folding_keeps_fewer_activations(mixer):
 
     assert kept(mixer) == 3  # x_w, x_h and x
     assert kept(lambda *args: definition(mixer, *args)) > 7
+
+
+@pytest.mark.parametrize('shape', [(5, 4), (2, 3, 3, 4)])
+def test_mlp_keeps_one_hidden_map(shape):
+    torch.manual_seed(0)
+    mlp = Mlp(4, 12, 6).double()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    results, kept = [], []
+    for training in (True, False):
+        mlp.train(training)
+        hidden = set()
+
+        def note(tensor, hidden=hidden):
+            if tensor.numel() == x.numel() * 3 and not tensor.is_leaf:
+                hidden.add(tensor.untyped_storage().data_ptr())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            y = mlp(x)
+        kept.append(len(hidden))
+        weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        results.append((y, *torch.autograd.grad((y * weight).sum(), (x, *mlp.parameters()))))
+    assert_close(*results)
+    assert kept == [1, 2]
+    assert torch.autograd.gradcheck(mlp.train(), x)
 
 
 @pytest.mark.parametrize('size', MAPS)

@@ -137,7 +137,7 @@ def test_checkpointing_keeps_gradients_and_saves_memory(x):
         results.append([parameter.grad for parameter in model.parameters()])
     for plain, recomputed in zip(*results, strict=True):
         torch.testing.assert_close(recomputed, plain)
-    assert saved[1] < 0.3 * saved[0]
+    assert saved[1] < 0.4 * saved[0]
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
@@ -170,7 +170,7 @@ def test_drop_path_rises_linearly_and_acts_in_training_only(x):
     model.train()
     assert not torch.equal(model(x)[3], model(x)[3])
     drop_path = model.stages[3].blocks[1].drop_path
-    y = drop_path(torch.ones(20000, 1, 1, 1))
+    y = drop_path(torch.full((20000, 1, 1, 1), 3.0), torch.ones(20000, 1, 1, 1)) - 3
     assert set(y.flatten().tolist()) == {0.0, 2.0}
     assert abs(y.mean().item() - 1) < 0.05
 

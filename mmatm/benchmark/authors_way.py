@@ -1,4 +1,4 @@
-"""The Active Token Mixer as its authors compute it, the baseline of the benchmarks.
+"""ATMNet's blocks as its authors compute them, the baseline of the benchmarks.
 
 Sampling and the linear layer of a branch are one deformable convolution with a 1x1 kernel, which takes a row and a
 column offset for every channel: the offsets of a group are repeated for its channels, and the other axis is zeros.
@@ -7,7 +7,7 @@ column offset for every channel: the offsets of a group are repeated for its cha
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from mmatm.models.active_token_mixer import ActiveTokenMixer
+from mmatm.models.active_token_mixer import ActiveTokenMixer, Mlp
 
 
 class AuthorsMixer(ActiveTokenMixer):
@@ -20,6 +20,14 @@ class AuthorsMixer(ActiveTokenMixer):
         a = self.fusion((w + h + c).mean((1, 2))).unflatten(-1, (-1, 3)).softmax(-1)
         a_w, a_h, a_c = a[:, None, None].unbind(-1)
         return self.proj(a_w * w + a_h * h + a_c * c)
+
+
+class AuthorsMlp(Mlp):
+    """`Mlp` with the same parameters and results, which keeps all of its maps for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_channels) -> (..., out_channels)."""
+        return self.fc2(self.act(self.fc1(x)))
 
 
 def sample_and_project(x: Tensor, offset: Tensor, fc_w: nn.Linear, fc_h: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -37,8 +45,7 @@ def sample_and_project(x: Tensor, offset: Tensor, fc_w: nn.Linear, fc_h: nn.Line
 
 
 def use_authors_way(model: nn.Module) -> nn.Module:
-    """Makes every mixer of a model compute as the authors do, in place; parameters stay."""
+    """Makes every mixer and MLP of a model compute as the authors' do, in place; parameters stay."""
     for module in model.modules():
-        if type(module) is ActiveTokenMixer:
-            module.__class__ = AuthorsMixer
+        module.__class__ = {ActiveTokenMixer: AuthorsMixer, Mlp: AuthorsMlp}.get(type(module), type(module))
     return model

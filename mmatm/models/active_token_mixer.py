@@ -1,8 +1,11 @@
 """The Active Token Mixer."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmatm.ops import axial_sample_stacked
 
@@ -17,7 +20,27 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        x = self.fc1(x)
+        if self.training and not torch.compiler.is_compiling():  # compilers choose themselves what they make again
+            return _LinearOfGelu.apply(x, self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
+        return self.fc2(self.act(x))
+
+
+class _LinearOfGelu(torch.autograd.Function):
+    """The linear layer of GELU(x). Only x is kept for the backward pass, which makes GELU(x) again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        x_gradient = torch.ops.aten.gelu_backward(gradient @ weight, x)
+        gradient = gradient.flatten(0, -2)
+        return x_gradient, gradient.t() @ F.gelu(x).flatten(0, -2), gradient.sum(0)
 
 
 class ActiveTokenMixer(nn.Module):

@@ -21,17 +21,18 @@ MIN_SIZE = 32
 
 
 class DropPath(nn.Module):
-    """Zeroes whole samples with a probability and scales the others up, in training only."""
+    """Adds a branch to its shortcut. In training, samples go without it by chance, the others get more of it."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
         if self.rate == 0 or not self.training:
-            return x
+            return shortcut + branch
         keep = 1 - self.rate
-        return x * x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(keep) / keep
+        kept = branch.new_empty((len(branch), *[1] * (branch.ndim - 1))).bernoulli_(keep)
+        return torch.addcmul(shortcut, branch, kept, value=1 / keep)
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:.3f}'
@@ -68,8 +69,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """Token map (B, H, W, C) and offsets (B, H, W, 2G) in tokens -> token map (B, H, W, C)."""
-        x = x + self.drop_path(self.mixer(self.norm1(x), offset))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.drop_path(x, self.mixer(self.norm1(x), offset))
+        return self.drop_path(x, self.mlp(self.norm2(x)))
 
 
 class Stage(nn.Module):

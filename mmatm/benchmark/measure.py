@@ -1,0 +1,160 @@
+"""How it is measured: time, memory, precision, and the environment."""
+
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmatm.ops import axial_sample
+from mmatm.version import __version__
+
+MIN_SAMPLE_S = 20e-3  # shorter runs are timed several at once
+MIN_REPEATS, MAX_REPEATS = 5, 200
+
+
+def time_all(runs: dict[str, Callable[[], None]], seconds: float, device: str) -> dict[str, dict[str, float]]:
+    """Times several functions in turn, so that a change in the machine's speed meets them all.
+
+    Args:
+        runs: Functions by name.
+        seconds: For how long; each function runs 5 times at least and 200 times at most, after a warm-up.
+        device: ``'cpu'`` or ``'cuda'``.
+
+    Returns:
+        For each name: ``median_ms``, ``quartiles_ms`` and ``repeats``.
+    """
+    counts = {}
+    for name, run in runs.items():
+        _time(run, 1, device)
+        counts[name] = max(1, round(MIN_SAMPLE_S / min(_time(run, 1, device) for _ in range(2))))
+    samples = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    repeats = 0
+    while repeats < MIN_REPEATS or (time.perf_counter() < end and repeats < MAX_REPEATS):
+        for name, run in runs.items():
+            samples[name].append(1e3 * _time(run, counts[name], device))
+        repeats += 1
+    results = {}
+    for name, values in samples.items():
+        first, median, third = statistics.quantiles(values, n=4)
+        results[name] = dict(median_ms=median, quartiles_ms=(first, third), repeats=repeats)
+    return results
+
+
+def _time(run: Callable[[], None], count: int, device: str) -> float:
+    """Seconds a run, the mean of a few."""
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    _synchronize(device)
+    return (time.perf_counter() - start) / count
+
+
+def _synchronize(device: str) -> None:
+    if device == 'cuda':
+        torch.cuda.synchronize()
+
+
+def peak_memory(device: str, prepare: Callable[..., Callable[[], None]], *arguments: Any) -> float | None:
+    """MiB that one run of ``prepare(*arguments)`` takes at most beyond what was taken before it.
+
+    In a process of its own: in this one, memory that others have freed would be used unseen.
+
+    Returns:
+        The figure, or None where it cannot be seen.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as executor:
+        return executor.submit(_peak_memory, device, prepare, arguments).result()
+
+
+def _peak_memory(device: str, prepare: Callable[..., Callable[[], None]], arguments: tuple) -> float | None:
+    run = prepare(*arguments)
+    run()
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        ctypes.CDLL('libc.so.6').malloc_trim(0)  # freed memory back to the system
+        Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
+    except (OSError, AttributeError):
+        return None
+    before = _memory('VmRSS')
+    run()
+    return _memory('VmHWM') - before
+
+
+def _memory(entry: str) -> float:
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f'{entry}:'))
+
+
+def precision(device: str) -> list[dict[str, Any]]:
+    """The operation in each type against float64 on a map of 128x128 tokens of 64 channels, offsets 3 tokens wide.
+
+    The inputs are rounded to the type first, so that the errors are the operation's own; offsets stay in float32. The
+    last row shows what computing positions in bf16 would do.
+
+    Returns:
+        A row for each type: the relative error, ||got - exact|| / ||exact||, of the result and of both gradients.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 128, 128, 64, generator=generator)
+    offset = 3 * torch.randn(1, 128, 128, 64, generator=generator)
+    weights = torch.randn(2, 1, 128, 128, 64, generator=generator)
+    token = torch.arange(128.0)
+    rounded = torch.cat(
+        [
+            (token[:, None] + offset[..., :32]).bfloat16().float() - token[:, None],
+            (token[:, None, None] + offset[..., 32:]).bfloat16().float() - token[:, None, None],
+        ],
+        dim=-1,
+    )
+    rows = []
+    for name, dtype, moved in (
+        ('float32', torch.float32, offset),
+        ('float16', torch.float16, offset),
+        ('bfloat16', torch.bfloat16, offset),
+        ('bfloat16, positions too (not done)', torch.bfloat16, rounded),
+    ):
+        got = _maps_and_gradients(x.to(device, dtype), moved.to(device), weights.to(device, dtype))
+        exact = _maps_and_gradients(x.to(dtype).double(), offset.double(), weights.to(dtype).double())
+        errors = [((a.double().cpu() - b).norm() / b.norm()).item() for a, b in zip(got, exact, strict=True)]
+        rows.append(dict(type=name, result=errors[0], x_gradient=errors[1], offset_gradient=errors[2]))
+    return rows
+
+
+def _maps_and_gradients(x: torch.Tensor, offset: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    x, offset = x.requires_grad_(), offset.clone().requires_grad_()
+    maps = torch.stack(axial_sample(x, offset))
+    return [maps.detach(), *torch.autograd.grad(maps, (x, offset), weights)]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the figures depend on."""
+    names = [line.split(':')[1].strip() for line in _cpu_info() if line.startswith('model name')]
+    found = dict(
+        mmatm=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cpu=names[0] if names else platform.processor(),
+        threads=torch.get_num_threads(),
+        capability=torch.backends.cpu.get_cpu_capability(),
+    )
+    if device == 'cuda':
+        found['gpu'] = torch.cuda.get_device_name()
+    return found
+
+
+def _cpu_info() -> list[str]:
+    path = Path('/proc/cpuinfo')
+    return path.read_text().splitlines() if path.exists() else []

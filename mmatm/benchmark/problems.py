@@ -1,0 +1,199 @@
+"""What is measured: the problems, and the ways to solve each."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmatm.archs import resolve_arch
+from mmatm.models import ATMNet
+from mmatm.models.active_token_mixer import ActiveTokenMixer
+from mmatm.ops import axial_sample_stacked
+
+from .authors_way import sample_and_project, use_authors_way
+
+LEVELS = ('operation', 'mixer', 'backbone')
+_SPREAD = 3.0  # standard deviation of the offsets, in tokens
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to compute, on pictures of one size, in all the ways that can be compared.
+
+    Attributes:
+        level: ``'operation'`` (axial sampling), ``'mixer'`` (one Active Token Mixer) or ``'backbone'``.
+        arch: A named size of ATMNet.
+        batch: Pictures at once.
+        height: Of the pictures, in pixels.
+        width: Of the pictures, in pixels.
+        training: Forward and backward, else forward only, without gradients.
+        stage: The stage of an operation or a mixer, from 0.
+    """
+
+    level: str
+    arch: str
+    batch: int
+    height: int
+    width: int
+    training: bool
+    stage: int | None = None
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Names for `prepare`; the first is what the others are compared with."""
+        if self.level == 'operation':
+            return 'mmatm', 'mmatm with FC', "authors' way", 'copy'
+        if self.level == 'mixer':
+            return 'mmatm', "authors' way"
+        return 'mmatm', "authors' way", *(PEERS if self.arch == 't' else ())
+
+    def __str__(self) -> str:
+        place = '' if self.stage is None else f', stage {self.stage + 1}'
+        mode = 'training' if self.training else 'inference'
+        return f'{self.level} {self.arch}{place}, {self.batch} x {self.height}x{self.width}, {mode}'
+
+    def token_map(self) -> tuple[int, int, int, int, int]:
+        """B, H, W, C and G of the stage."""
+        arch = resolve_arch(self.arch)
+        rows, columns = (math.ceil(size / (4 * 2**self.stage)) for size in (self.height, self.width))
+        channels = arch['channels'][self.stage]
+        return self.batch, rows, columns, channels, channels // arch['channels_per_offset'][self.stage]
+
+
+def problems(levels: Sequence[str], archs: Sequence[str], device: str) -> list[Problem]:
+    """All problems of some levels and sizes; batches fit the device."""
+    batches = {'inference': {224: 64, 512: 16}, 'training': {224: 64, 512: 16}}
+    if device == 'cpu':
+        batches = {'inference': {224: 1, 512: 1}, 'training': {224: 4, 512: 1}}
+    found = []
+    for level in levels:
+        if level == 'backbone':
+            found += [
+                Problem(level, arch, batches[mode][size], size, size, mode == 'training')
+                for arch in archs
+                for size in (224, 512)
+                for mode in ('inference', 'training')
+            ]
+            if device == 'cpu' and 't' in archs:
+                found.append(Problem(level, 't', 8, 224, 224, training=False))
+        else:
+            sizes = ((64, 64), (512, 512), (800, 1280)) if level == 'operation' else ((512, 512),)
+            batch = 1 if device == 'cpu' else 8
+            found += [
+                Problem(level, 't', batch, *size, training, stage)
+                for size in sizes
+                for training in (False, True)
+                for stage in range(4)
+            ]
+    return found
+
+
+def prepare(
+    problem: Problem, way: str, device: str, autocast: torch.dtype | None, compiled: bool
+) -> Callable[[], None]:
+    """A function that solves the problem once.
+
+    Args:
+        problem: The problem.
+        way: One of its ways.
+        device: ``'cpu'`` or ``'cuda'``.
+        autocast: Autocast's type, or None for float32 throughout.
+        compiled: Through `torch.compile`.
+    """
+    torch.manual_seed(0)
+    function, leaves = _build(problem, way, device)
+    if compiled and way != 'copy':
+        function = torch.compile(function)
+
+    def forward() -> tuple[Tensor, ...]:
+        with torch.autocast(device, autocast or torch.bfloat16, enabled=autocast is not None):
+            return function()
+
+    if not problem.training or way == 'copy':
+
+        def run() -> None:
+            with torch.no_grad():
+                forward()
+    else:
+        gradients = [torch.randn_like(y) for y in forward()]
+
+        def run() -> None:
+            for leaf in leaves:
+                leaf.grad = None
+            torch.autograd.backward(forward(), gradients)
+
+    return run
+
+
+def _build(problem: Problem, way: str, device: str) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
+    """The function, without arguments, and the tensors that get a gradient."""
+    if problem.level == 'backbone':
+        model = _backbone(problem, way).to(device)
+        model.train(problem.training)
+        pictures = torch.randn(problem.batch, 3, problem.height, problem.width, device=device)
+        return lambda: tuple(model(pictures)), list(model.parameters())
+
+    b, h, w, c, groups = problem.token_map()
+    x = torch.randn(b, h, w, c, device=device, requires_grad=True)
+    offset = _SPREAD * torch.randn(b, h, w, 2 * groups, device=device)
+    offset.requires_grad_()
+    mixer = ActiveTokenMixer(c).to(device).train(problem.training)
+    leaves = [x, offset, *mixer.parameters()]
+    if problem.level == 'mixer':
+        if way == "authors' way":
+            use_authors_way(mixer)
+        return lambda: (mixer(x, offset),), leaves
+    if way == 'mmatm':
+        return lambda: (axial_sample_stacked(x, offset),), leaves
+    if way == 'mmatm with FC':  # what the authors' way cannot leave out
+
+        def sample_and_fc() -> tuple[Tensor, ...]:
+            x_w, x_h, _ = axial_sample_stacked(x, offset).flatten(0, 2).chunk(3, dim=-1)
+            return mixer.fc_w(x_w), mixer.fc_h(x_h)
+
+        return sample_and_fc, leaves
+    if way == "authors' way":
+        return lambda: sample_and_project(x, offset, mixer.fc_w, mixer.fc_h), leaves
+    # As many bytes as the operation must read and write, into new memory as its results are: x, offset and the result;
+    # going back, x and offset again, the result's gradient and theirs.
+    sizes = [(x.numel() + offset.numel() + 3 * x.numel()) // 2]
+    if problem.training:
+        sizes.append((2 * (x.numel() + offset.numel()) + 3 * x.numel()) // 2)
+    sources = [torch.randn(size, device=device) for size in sizes]
+    return lambda: tuple(source.clone() for source in sources), []
+
+
+def _backbone(problem: Problem, way: str) -> nn.Module:
+    if way in PEERS:
+        return PEERS[way]()
+    model = ATMNet(problem.arch)
+    return use_authors_way(model) if way == "authors' way" else model
+
+
+def _swin_t() -> nn.Module:
+    from mmpretrain.models import SwinTransformer
+
+    return SwinTransformer('tiny', drop_path_rate=0.1, out_indices=(0, 1, 2, 3))
+
+
+def _convnext_t() -> nn.Module:
+    from mmpretrain.models import ConvNeXt
+
+    return ConvNeXt('tiny', drop_path_rate=0.1, out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
+
+
+def _resnet_50() -> nn.Module:
+    from mmpretrain.models import ResNet
+
+    return ResNet(50, out_indices=(0, 1, 2, 3))
+
+
+def _pvtv2_b2() -> nn.Module:
+    from mmdet.models.backbones import PyramidVisionTransformerV2
+
+    return PyramidVisionTransformerV2(embed_dims=64, num_layers=[3, 4, 6, 3], drop_path_rate=0.1)
+
+
+PEERS = {'Swin-T': _swin_t, 'ConvNeXt-T': _convnext_t, 'ResNet-50': _resnet_50, 'PVTv2-B2': _pvtv2_b2}

@@ -1,0 +1,107 @@
+"""The figures as tables, for the terminal and for docs/benchmarks.md."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """All tables of a report, as `__main__` makes it."""
+    settings = ', '.join(f'{key} {value}' for key, value in (report['environment'] | report['settings']).items())
+    parts = [f'Seen with: {settings}.']
+    for level in ('operation', 'mixer', 'backbone'):
+        entries = [entry for entry in report['results'] if entry['level'] == level]
+        if entries:
+            parts.append(_level_table(level, entries))
+    if report['ratios']:
+        rows = [(name, f'{value:.2f}') for name, value in report['ratios'].items()]
+        parts.append('### Ratios\n\n' + _table(('how many times', ''), rows))
+    if report['precision']:
+        rows = [
+            (row['type'], *(f'{row[key]:.1e}' for key in ('result', 'x_gradient', 'offset_gradient')))
+            for row in report['precision']
+        ]
+        head = ('type', 'x_w, x_h', 'gradient by x', 'gradient by offset')
+        parts.append('### Error against float64, 128x128 tokens, 64 channels\n\n' + _table(head, rows))
+    return '\n\n'.join(parts) + '\n'
+
+
+def _level_table(level: str, entries: list[dict[str, Any]]) -> str:
+    rows = []
+    for entry in entries:
+        base = entry['ways']['mmatm']
+        for way, figures in entry['ways'].items():
+            first, third = figures['quartiles_ms']
+            memory = figures.get('peak_mib')
+            rows.append(
+                (
+                    entry['name'],
+                    way,
+                    f'{figures["median_ms"]:.2f}',
+                    f'{first:.2f} to {third:.2f}',
+                    str(figures['repeats']),
+                    f'{figures["median_ms"] / base["median_ms"]:.2f}',
+                    '' if memory is None else f'{memory:.0f}',
+                )
+            )
+    head = ('problem', 'way', 'median ms', 'quartiles', 'repeats', 'times mmatm', 'peak MiB')
+    return f'### {level.capitalize()}\n\n' + _table(head, rows)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    rows = [tuple(head), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows
+    ]
+    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]])
+
+
+def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
+    """What the figures come to: other ways' time (or memory) by mmatm's."""
+
+    def geometric_mean(name: str, values: Iterable[float]) -> None:
+        logs = [math.log(value) for value in values]
+        if logs:
+            found[name] = math.exp(sum(logs) / len(logs))
+
+    found = {}
+    for training, mode in ((False, 'forward'), (True, 'forward + backward')):
+        stages = [
+            {way: figures['median_ms'] for way, figures in entry['ways'].items()}
+            for entry in results
+            if entry['level'] == 'operation' and entry['training'] == training and entry['height'] == 512
+        ]
+        name = f'operation at 512x512, mean of the stages, {mode}:'
+        geometric_mean(f"{name} authors' way slower", (ms["authors' way"] / ms['mmatm'] for ms in stages))
+        geometric_mean(
+            f"{name} authors' way slower than mmatm with FC",
+            (ms["authors' way"] / ms['mmatm with FC'] for ms in stages),
+        )
+        geometric_mean(f'{name} slower than a copy of the same bytes', (ms['mmatm'] / ms['copy'] for ms in stages))
+    for entry in results:
+        if entry['level'] != 'backbone':
+            continue
+        base = entry['ways']['mmatm']
+        for way, figures in entry['ways'].items():
+            if way == 'mmatm':
+                continue
+            found[f'{entry["name"]}: {way} slower'] = figures['median_ms'] / base['median_ms']
+            if way == "authors' way" and entry['training'] and figures.get('peak_mib'):
+                found[f"{entry['name']}: peak memory by the authors'"] = base['peak_mib'] / figures['peak_mib']
+    return found
+
+
+def update_docs(path: Path, name: str, text: str) -> None:
+    """Puts text between the lines `<!-- begin NAME -->` and `<!-- end NAME -->` of a file.
+
+    Raises:
+        ValueError: The file has no such lines.
+    """
+    begin, end = f'<!-- begin {name} -->\n', f'<!-- end {name} -->\n'
+    content = path.read_text()
+    if begin not in content or end not in content:
+        raise ValueError(f'{path} has no lines {begin.strip()} and {end.strip()}')
+    before, rest = content.split(begin)
+    path.write_text(before + begin + '\n' + text + '\n' + end + rest.split(end)[1])
