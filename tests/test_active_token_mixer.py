@@ -18,7 +18,8 @@ def definition(mixer, x, offset):
     """The paper's formulas, one after the other."""
     x_w, x_h = axial_sample(x, offset, 'reference')
     w, h, c = mixer.fc_w(x_w), mixer.fc_h(x_h), mixer.fc_c(x)
-    a = mixer.fusion((w + h + c).mean((1, 2))).view(-1, 1, 1, CHANNELS, 3).softmax(-1)
+    mlp = mixer.fusion
+    a = mlp.fc2(nn.functional.gelu(mlp.fc1((w + h + c).mean((1, 2))))).view(-1, 1, 1, CHANNELS, 3).softmax(-1)
     return mixer.proj(a[..., 0] * w + a[..., 1] * h + a[..., 2] * c)
 
 
@@ -58,6 +59,24 @@ def test_folding_changes_nothing(size, mixer):
 def test_samples_do_not_mix(size, mixer):
     x, offset = inputs(*size)
     assert_close(mixer(x[1:2], offset[1:2]), mixer(x, offset)[1:2])
+
+
+@pytest.mark.parametrize('size', MAPS)
+def test_layers_put_in_place_of_others_are_called(size, mixer):
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    def double(layer):
+        doubled = Doubled(layer.in_features, layer.out_features, layer.bias is not None).double()
+        doubled.load_state_dict(layer.state_dict())
+        return doubled
+
+    x, offset = inputs(*size)
+    for name in ('fc_w', 'fc_h', 'fc_c', 'proj'):
+        setattr(mixer, name, double(getattr(mixer, name)))
+    mixer.fusion.fc2 = double(mixer.fusion.fc2)
+    assert_close(mixer(x, offset), definition(mixer, x, offset))
 
 
 def test_folding_keeps_fewer_activations(mixer):

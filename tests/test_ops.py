@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -313,6 +314,7 @@ def test_autocast_samples_in_its_type_at_exact_positions(backend):
 
 
 def test_without_the_kernel_the_definition_runs_and_says_so_once(monkeypatch, recwarn):
+    warnings.simplefilter('always')
     monkeypatch.setattr(cpu, '_problem', 'the CPU kernel was not built: install it')
     x, offset = random_case(2, 5, 7, 6, 3)
     monkeypatch.setattr('mmatm.ops._INTERPRETER', False)

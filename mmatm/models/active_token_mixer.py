@@ -21,7 +21,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        if self.training and not torch.compiler.is_compiling():  # compilers choose themselves what they make again
+        # Compilers choose themselves what they make again; and what is put in fc2's place (LoRA, say) is to be called.
+        if self.training and type(self.fc2) is nn.Linear and not torch.compiler.is_compiling():
             return _LinearOfGelu.apply(x, self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
         return self.fc2(self.act(x))
 
@@ -64,12 +65,9 @@ class ActiveTokenMixer(nn.Module):
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """Mixes a token map.
 
-        With the branches k = w, h, c, the linear layer FC_k and the tokens x_k of each, and their weights a_k:
+        With the branches k = w, h, c, a linear layer FC_k and the tokens x_k of each, and their weights a_k:
 
             out = Proj(sum of a_k * FC_k(x_k) over k),   a = softmax(fusion(mean token of the sum of FC_k(x_k)))
-
-        All of it is linear in the tokens once a is known, and a needs only the mean tokens. On maps with many tokens
-        the layers are therefore folded into fewer or into one, for each sample, before any token goes through them.
 
         Args:
             x: Token map (B, H, W, C), floating.
@@ -78,26 +76,35 @@ class ActiveTokenMixer(nn.Module):
         Returns:
             Token map (B, H, W, C).
         """
-        channels = x.shape[-1]
         tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
-        layers = self.fc_w, self.fc_h, self.fc_c
-        bias_w, bias_h = self.fc_w.bias, self.fc_h.bias
-        weight = torch.cat([fc.weight for fc in layers], dim=1)  # (C, 3C)
-        mean_token = F.linear(tokens.mean(1), weight, bias_w + bias_h)
-        # Entry 3 * c + k of the prediction belongs to channel c and branch k.
-        a = self.fusion(mean_token).unflatten(-1, (-1, 3)).softmax(-1)  # (B, C, 3)
+        plain = all(type(fc) is nn.Linear for fc in (self.fc_w, self.fc_h, self.fc_c, self.proj))  # no LoRA, say
+        mix = self._mix_folded if plain and tokens.shape[1] >= x.shape[-1] // 2 else self._mix
+        return mix(tokens).view_as(x)
 
-        a_w, a_h, a_c = a.unbind(-1)
-        num_tokens = tokens.shape[1]
-        if num_tokens < channels // 2:
-            w, h, c = (fc(x_k) for fc, x_k in zip(layers, tokens.chunk(3, dim=-1), strict=True))
-            out = self.proj(sum(a_k[:, None].to(y.dtype) * y for a_k, y in ((a_w, w), (a_h, h), (a_c, c))))
-        else:
-            weight = (a[..., None] * weight.unflatten(1, (3, -1))).flatten(2)  # (B, C, 3C)
-            bias = torch.addcmul(a_w * bias_w, a_h, bias_h)  # (B, C)
-            if num_tokens < 3 * channels:
-                out = self.proj(torch.baddbmm(bias[:, None], tokens, weight.mT))
-            else:
-                weight = self.proj.weight.expand(len(x), -1, -1) @ weight
-                out = torch.baddbmm(self.proj(bias)[:, None], tokens, weight.mT)
-        return out.view_as(x)
+    def _mix(self, tokens: Tensor) -> Tensor:
+        """The definition, (B, T, 3C) -> (B, T, C)."""
+        x_w, x_h, x = tokens.chunk(3, dim=-1)
+        w, h, c = self.fc_w(x_w), self.fc_h(x_h), self.fc_c(x)
+        a_w, a_h, a_c = self._branch_weights((w + h + c).mean(1)).to(w.dtype)[:, None].unbind(-1)
+        return self.proj(a_w * w + a_h * h + a_c * c)
+
+    def _mix_folded(self, tokens: Tensor) -> Tensor:
+        """The same for many tokens: all is linear in them once a is known, and a needs their mean alone.
+
+        The layers are folded, for each sample, before any token goes through them: the branches into one, C x 3C, and
+        on maps of more than 3C tokens Proj too.
+        """
+        channels = tokens.shape[-1] // 3
+        weight = torch.cat([self.fc_w.weight, self.fc_h.weight, self.fc_c.weight], dim=1)  # (C, 3C)
+        a = self._branch_weights(F.linear(tokens.mean(1), weight, self.fc_w.bias + self.fc_h.bias))
+        weight = (a[..., None] * weight.unflatten(1, (3, -1))).flatten(2)  # (B, C, 3C)
+        bias = torch.addcmul(a[..., 0] * self.fc_w.bias, a[..., 1], self.fc_h.bias)  # (B, C)
+        if tokens.shape[1] < 3 * channels:
+            return self.proj(torch.baddbmm(bias[:, None], tokens, weight.mT))
+        weight = self.proj.weight.expand(len(tokens), -1, -1) @ weight
+        return torch.baddbmm(self.proj(bias)[:, None], tokens, weight.mT)
+
+    def _branch_weights(self, mean_token: Tensor) -> Tensor:
+        """Mean token (B, C) -> a (B, C, 3)."""
+        # Entry 3 * c + k of the prediction belongs to channel c and branch k.
+        return self.fusion(mean_token).unflatten(-1, (-1, 3)).softmax(-1)
