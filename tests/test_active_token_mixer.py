@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from mmengine.analysis import FlopAnalyzer
 from torch import nn
 from torch.testing import assert_close
 
 from mmatm.benchmark.authors_way import use_authors_way
 from mmatm.models.active_token_mixer import ActiveTokenMixer, Mlp
-from mmatm.ops import axial_sample
+from mmatm.ops import axial_sample, axial_sample_stacked
 
-# Maps of C = 16 channels with fewer tokens than C / 2, more, exactly 3C and more: what is folded differs.
-MAPS = [(2, 3), (3, 3), (6, 8), (9, 7)]
+# Maps with fewer tokens than 3C, from where on layers are folded, as many, and more.
+MAPS = [(3, 5), (6, 8), (9, 7)]
 CHANNELS = 16
 
 
@@ -79,22 +80,34 @@ def test_layers_put_in_place_of_others_are_called(size, mixer):
     assert_close(mixer(x, offset), definition(mixer, x, offset))
 
 
-def test_folding_keeps_fewer_activations(mixer):
+@pytest.mark.parametrize(('size', 'most'), [((3, 5), 1), ((6, 8), 0.9), ((20, 20), 0.55)])
+def test_folding_keeps_fewer_activations(size, most, mixer):
     def kept(function):
-        x, offset = inputs(9, 7)
-        maps = {}
+        x, offset = inputs(*size)
+        own = {x.untyped_storage().data_ptr(), *(p.untyped_storage().data_ptr() for p in mixer.parameters())}
+        sizes = {}
 
         def note(tensor):
-            if tensor.numel() >= x.numel():
-                maps[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() / 8 / x.numel()
+            if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in own:
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             function(x, offset)
-        return sum(maps.values())
+        return sum(sizes.values())
 
-    assert kept(mixer) == 3  # x_w, x_h and x
-    assert kept(lambda *args: definition(mixer, *args)) > 7
+    def unfolded(x, offset):
+        return mixer._mix(axial_sample_stacked(x, offset).flatten(1, 2))
+
+    assert kept(mixer) <= most * kept(unfolded)
+
+
+def test_flops_are_counted_as_defined(mixer):
+    x, offset = inputs(9, 7)
+    analysis = FlopAnalyzer(mixer, (x, offset))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    # Four layers of C x C on 3 * 63 tokens; the rest belongs to a single token of each sample.
+    assert analysis.total() == pytest.approx(4 * CHANNELS**2 * 189, rel=0.02)
 
 
 @pytest.mark.parametrize('shape', [(5, 4), (2, 3, 3, 4)])
@@ -132,6 +145,22 @@ def test_autocast(size, dtype, mixer):
         got = mixer(x, offset)
     assert got.dtype == dtype
     assert (got.double() - expected).norm() < 20 * torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize('name', ['fusion.fc2', 'fc_w', 'proj'])
+def test_hooks_of_layers_are_called(name, mixer):
+    x, offset = inputs(9, 7)
+    expected = mixer(x, offset)
+    mixer.get_submodule(name).register_forward_hook(lambda module, args, out: 2 * out)
+    assert (mixer(x, offset) - expected).abs().max() > 0.01
+
+
+def test_frozen_layers_get_no_gradient(mixer):
+    mixer.requires_grad_(False)
+    x, offset = inputs(9, 7)
+    mixer(x, offset).sum().backward()
+    assert x.grad is not None
+    assert all(parameter.grad is None for parameter in mixer.parameters())
 
 
 @pytest.mark.parametrize('size', MAPS)

@@ -1,6 +1,7 @@
 """The backbone: its options, its outputs' form, what it refuses. Exactness is in test_golden.py."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -98,6 +99,55 @@ def test_compiles_to_one_graph(x, train, autocast):
     tolerance = 1e-2 if autocast else 1e-4
     for got, expected in zip(*reversed(results), strict=True):
         assert_close(got, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_compiles_for_any_size(train):
+    model = ATMNet(MINI, drop_path_rate=0.3, with_cp=True).train(train)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    for size in ((64, 96), (96, 64), (128, 160)):
+        x = torch.randn(2, 3, *size)
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.manual_seed(0)
+        assert_close(compiled(x), expected, rtol=1e-3, atol=1e-3)
+        if train:
+            sum(y.sum() for y in compiled(x)).backward()
+
+
+def test_runs_without_data():
+    with torch.device('meta'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that no kernel is for this device
+        maps = ATMNet(MINI)(torch.empty(1, 3, 64, 96))
+    assert [y.shape[1:] for y in maps] == [(8, 16, 24), (16, 8, 12), (16, 4, 6), (24, 2, 3)]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_trains_as_float32_does(x, dtype):
+    def losses(autocast):
+        torch.manual_seed(0)
+        model = ATMNet(MINI, drop_path_rate=0)
+        heads = nn.ModuleList(nn.Conv2d(channels, 1, 1) for channels in model.out_channels)
+        parameters = [*model.parameters(), *heads.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=2e-3)
+        scaler = torch.amp.GradScaler('cpu', init_scale=2.0**10, enabled=autocast and dtype == torch.float16)
+        target = x.mean(1, keepdim=True).cumsum(-1)
+        values = []
+        for _ in range(30):
+            with torch.autocast('cpu', dtype, enabled=autocast):
+                maps = [head(y) for head, y in zip(heads, model(x), strict=True)]
+            wanted = (nn.functional.adaptive_avg_pool2d(target, y.shape[2:]) for y in maps)
+            loss = sum(nn.functional.mse_loss(y.float(), t) for y, t in zip(maps, wanted, strict=True))
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            values.append(loss.item())
+        return values
+
+    exact, got = losses(False), losses(True)
+    assert exact[-1] < 0.7 * exact[0]
+    assert got == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.slow

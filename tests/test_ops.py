@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchvision.ops import deform_conv2d
 
-from mmatm.ops import axial_sample, axial_sample_stacked, cpu
+from mmatm import ops
+from mmatm.ops import cpu
 
 # (B, H, W, C, G); S = C / G is 2, 1, 4 with one group, 4, 8, 3 with an odd number of groups, and 16.
 SHAPES = [
@@ -27,6 +28,29 @@ SHAPES = [
     (1, 1, 1, 32, 2),
 ]
 BACKENDS = ['reference', 'cpu', 'triton']
+
+
+DEVICES = {'triton': 'cuda' if torch.cuda.is_available() else 'cpu'}
+
+
+@pytest.fixture(autouse=True)
+def needs_the_kernel(request):
+    if 'cpu' in (request.node.callspec.params if hasattr(request.node, 'callspec') else {}).values() and cpu._problem:
+        pytest.skip(cpu._problem)
+
+
+def on_device(function):
+    """The function of (x, offset, backend), run where the backend runs, on tensors of the CPU."""
+
+    def run(x, offset, backend=None):
+        device = DEVICES.get(backend, 'cpu')
+        results = function(x.to(device), offset.to(device), backend)
+        return tuple(y.cpu() for y in results) if isinstance(results, tuple) else results.cpu()
+
+    return run
+
+
+axial_sample, axial_sample_stacked = on_device(ops.axial_sample), on_device(ops.axial_sample_stacked)
 
 
 def random_case(b, h, w, c, groups, dtype=torch.float64, spread=4.0):
@@ -130,6 +154,15 @@ def test_any_shape_and_offset(backend):
         assert_close(maps_and_gradients(axial_sample, x, offset, backend=backend), expected)
 
     check()
+
+
+def test_what_lies_outside_does_not_count_however_large(backend):
+    x, offset = random_case(1, 3, 4, 6, 3)
+    with torch.no_grad():
+        x[:, 0], x[:, :, 0] = math.inf, math.nan
+        offset.fill_(100)
+    for tensor in maps_and_gradients(axial_sample, x, offset, backend=backend):
+        assert torch.equal(tensor, torch.zeros_like(tensor))
 
 
 def test_zero_offsets_keep_the_map(backend):
@@ -285,9 +318,10 @@ def test_operators_keep_pytorchs_rules(shape, backend):
     operators = torch.ops.mmatm
     forward = getattr(operators, f'axial_sample_{backend}').default
     backward = getattr(operators, f'axial_sample_{backend}_backward').default
-    x, offset = (t.detach().float().requires_grad_() for t in random_case(*shape))
+    device = DEVICES.get(backend, 'cpu')
+    x, offset = (t.detach().float().to(device).requires_grad_() for t in random_case(*shape))
     torch.library.opcheck(forward, (x, offset))
-    sampled = axial_sample_stacked(x, offset).detach()
+    sampled = ops.axial_sample_stacked(x, offset, backend).detach()
     # Its second derivative is refused, so there is nothing to trace of it.
     tests = ('test_schema', 'test_faketensor')
     torch.library.opcheck(backward, (sampled, offset.detach(), torch.ones_like(sampled)), test_utils=tests)
@@ -305,7 +339,7 @@ def test_second_derivative_is_refused(backend):
 
 def test_autocast_samples_in_its_type_at_exact_positions(backend):
     x, offset = random_case(1, 1, 300, 4, 2, dtype=torch.float32)
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(DEVICES.get(backend, 'cpu'), torch.bfloat16):
         got = axial_sample(x, offset, backend)
     assert {y.dtype for y in got} == {torch.bfloat16}
     expected = axial_sample(x.bfloat16().double(), offset.double(), 'reference')
@@ -317,7 +351,6 @@ def test_without_the_kernel_the_definition_runs_and_says_so_once(monkeypatch, re
     warnings.simplefilter('always')
     monkeypatch.setattr(cpu, '_problem', 'the CPU kernel was not built: install it')
     x, offset = random_case(2, 5, 7, 6, 3)
-    monkeypatch.setattr('mmatm.ops._INTERPRETER', False)
     results = [maps_and_gradients(axial_sample, x, offset) for _ in range(2)]
     assert_close(results[0], maps_and_gradients(axial_sample, x, offset, backend='reference'), rtol=0, atol=0)
     (warning,) = [str(w.message) for w in recwarn if 'axial' in str(w.message)]
@@ -325,6 +358,17 @@ def test_without_the_kernel_the_definition_runs_and_says_so_once(monkeypatch, re
     assert 'the CPU kernel was not built: install it' in warning
     with pytest.raises(ValueError, match="backend 'cpu' cannot run: the CPU kernel was not built: install it"):
         axial_sample(x, offset, 'cpu')
+
+
+def test_a_kernel_of_another_version_is_not_used(tmp_path, monkeypatch):
+    library = next((ROOT / 'mmatm' / 'ops').glob('_axial_sample*.so'))
+    (tmp_path / library.name).symlink_to(library)
+    monkeypatch.setattr(cpu, '__file__', str(tmp_path / 'cpu.py'))
+    assert not isinstance(cpu._load(), str)  # as in a wheel, without the source
+    (tmp_path / 'axial_sample.cpp').write_text('// another')
+    assert 'another version of its source: install mmatm again' in cpu._load()
+    (tmp_path / library.name).unlink()
+    assert 'was not built: install mmatm again' in cpu._load()
 
 
 def test_setup_without_a_compiler(tmp_path):

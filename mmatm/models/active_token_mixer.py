@@ -21,8 +21,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        # Compilers choose themselves what they make again; and what is put in fc2's place (LoRA, say) is to be called.
-        if self.training and type(self.fc2) is nn.Linear and not torch.compiler.is_compiling():
+        # Compilers choose themselves what they make again.
+        if self.training and _is_plain(self.fc2) and not torch.compiler.is_compiling():
             return _LinearOfGelu.apply(x, self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
         return self.fc2(self.act(x))
 
@@ -31,17 +31,29 @@ class _LinearOfGelu(torch.autograd.Function):
     """The linear layer of GELU(x). Only x is kept for the backward pass, which makes GELU(x) again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        x_gradient = torch.ops.aten.gelu_backward(gradient @ weight, x)
-        gradient = gradient.flatten(0, -2)
-        return x_gradient, gradient.t() @ F.gelu(x).flatten(0, -2), gradient.sum(0)
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            torch.ops.aten.gelu_backward(gradient @ weight, x) if for_x else None,
+            rows.t() @ F.gelu(x).flatten(0, -2) if for_weight else None,
+            rows.sum(0) if for_bias else None,
+        )
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is its weight and bias and no more: what stands in its place (LoRA, say) has to be called."""
+    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 class ActiveTokenMixer(nn.Module):
@@ -77,8 +89,9 @@ class ActiveTokenMixer(nn.Module):
             Token map (B, H, W, C).
         """
         tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
-        plain = all(type(fc) is nn.Linear for fc in (self.fc_w, self.fc_h, self.fc_c, self.proj))  # no LoRA, say
-        mix = self._mix_folded if plain and tokens.shape[1] >= x.shape[-1] // 2 else self._mix
+        # Under a trace as defined: that is how FLOPs are counted.
+        plain = all(map(_is_plain, (self.fc_w, self.fc_h, self.fc_c, self.proj))) and not torch.jit.is_tracing()
+        mix = self._mix_folded if plain and tokens.shape[1] >= 3 * x.shape[-1] else self._mix
         return mix(tokens).view_as(x)
 
     def _mix(self, tokens: Tensor) -> Tensor:
@@ -89,20 +102,17 @@ class ActiveTokenMixer(nn.Module):
         return self.proj(a_w * w + a_h * h + a_c * c)
 
     def _mix_folded(self, tokens: Tensor) -> Tensor:
-        """The same for many tokens: all is linear in them once a is known, and a needs their mean alone.
+        """The same with fewer operations and activations, where a map has more than about 3C tokens.
 
-        The layers are folded, for each sample, before any token goes through them: the branches into one, C x 3C, and
-        on maps of more than 3C tokens Proj too.
+        All is linear in the tokens once a is known, and a needs only their mean: for each sample, the four layers are
+        folded into one, C x 3C, before any token goes through them.
         """
-        channels = tokens.shape[-1] // 3
         weight = torch.cat([self.fc_w.weight, self.fc_h.weight, self.fc_c.weight], dim=1)  # (C, 3C)
         a = self._branch_weights(F.linear(tokens.mean(1), weight, self.fc_w.bias + self.fc_h.bias))
         weight = (a[..., None] * weight.unflatten(1, (3, -1))).flatten(2)  # (B, C, 3C)
-        bias = torch.addcmul(a[..., 0] * self.fc_w.bias, a[..., 1], self.fc_h.bias)  # (B, C)
-        if tokens.shape[1] < 3 * channels:
-            return self.proj(torch.baddbmm(bias[:, None], tokens, weight.mT))
         weight = self.proj.weight.expand(len(tokens), -1, -1) @ weight
-        return torch.baddbmm(self.proj(bias)[:, None], tokens, weight.mT)
+        bias = self.proj(torch.addcmul(a[..., 0] * self.fc_w.bias, a[..., 1], self.fc_h.bias))  # (B, C)
+        return torch.baddbmm(bias[:, None], tokens, weight.mT)
 
     def _branch_weights(self, mean_token: Tensor) -> Tensor:
         """Mean token (B, C) -> a (B, C, 3)."""

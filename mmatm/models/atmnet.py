@@ -1,6 +1,7 @@
 """ATMNet, the backbone of "Active Token Mixer"."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import sqrt
 
 import torch
@@ -64,7 +65,7 @@ class Block(nn.Module):
     def predict_offset(self, x: Tensor) -> Tensor:
         """A leader's input (B, H, W, C) -> offsets (B, H, W, 2G) in tokens, never in autocast's type."""
         # In bf16 an offset of 40 tokens would be off by up to an eighth of a token.
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return self.offset_fc(self.offset_norm(x.to(self.offset_fc.weight.dtype)))
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
@@ -202,7 +203,8 @@ class ATMNet(BaseModule):
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
         self.apply(init_parameters)
-        self.to(memory_format=torch.channels_last)  # else each convolution turns its weight around every time
+        for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d) and module.groups == 1):
+            conv.to(memory_format=torch.channels_last)  # else it turns its weight around in every pass
         self._freeze()
 
     def init_weights(self) -> None:

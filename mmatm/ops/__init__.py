@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -28,8 +29,8 @@ def axial_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> tuple
 
     This is the token selection of the paper's section "Active Token Mixer". Under autocast x is sampled in autocast's
     type, as a matrix product would take it; offsets never are. Interpolation is done in float32, or in float64 where x
-    is float64. The backward pass gives the same bits each time; it cannot be differentiated again, but for the
-    reference backend's.
+    is float64. The kernels' backward pass gives the same bits each time, and cannot be differentiated again; the
+    reference's can.
 
     Args:
         x: Token map (B, H, W, C), floating.
@@ -39,7 +40,7 @@ def axial_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> tuple
             None for the fastest that can run.
 
     Returns:
-        (x_w, x_h), each (B, H, W, C), of x's dtype or autocast's.
+        (x_w, x_h), each (B, H, W, C), of x's dtype or autocast's: views of one tensor (B, H, W, 3C).
 
     Raises:
         ValueError: The shapes or devices do not fit each other, the backend is unknown or cannot run.
@@ -52,8 +53,9 @@ def axial_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> tuple
 def axial_sample_stacked(x: Tensor, offset: Tensor, backend: str | None = None) -> Tensor:
     """`axial_sample` for a matrix product over all that a token mixes: (B, H, W, 3C), which is x_w, x_h and x."""
     _check(x, offset)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    device = x.device.type
+    if device != 'meta' and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(device))
     return _BACKENDS[_choose(x, backend)](x, offset)
 
 
@@ -80,7 +82,7 @@ def _choose(x: Tensor, backend: str | None) -> str:
             raise ValueError(f"backend '{backend}' cannot run: {reason}")
         return backend
     reasons = []
-    for name in ('cpu', 'triton'):
+    for name in ('cpu', 'triton') if not _INTERPRETER else ('cpu',):  # nobody wants the interpreter unasked
         reason = _why_not(name, x)
         if reason is None:
             return name
@@ -94,10 +96,25 @@ def _why_not(name: str, x: Tensor) -> str | None:
     """Why a backend cannot take this map, or None."""
     if name == 'cpu':
         return cpu.why_not(x)
-    if name == 'triton' and not x.is_cuda and not _INTERPRETER:
-        return f'the Triton kernels take tensors on a GPU, not on {x.device}'
-    if name == 'triton' and not _HAS_TRITON:
+    if name == 'triton' and not x.is_cuda:
+        return None if _INTERPRETER else f'the Triton kernels take tensors on a GPU, not on {x.device}'
+    if name == 'triton' and x.dtype not in cpu.TYPES:
+        return f'the Triton kernels take {", ".join(map(str, cpu.TYPES))}, not {x.dtype}'
+    if name == 'triton' and not torch.compiler.is_compiling() and _too_old(x.device):
+        return f'the Triton kernels need an NVIDIA GPU of compute capability 7.0 or higher, not {x.device}'
+    return _TRITON_PROBLEM if name == 'triton' else None
+
+
+@functools.cache
+def _too_old(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0)
+
+
+def _find_triton_problem() -> str | None:
+    if importlib.util.find_spec('triton') is None:
         return 'the Triton kernels need the package triton, which is not installed'
+    if not any(map(shutil.which, (os.environ.get('CC', ''), 'cc', 'gcc', 'clang'))):
+        return 'the Triton kernels need a C compiler (gcc or clang), which is not installed'
     return None
 
 
@@ -151,5 +168,5 @@ def _operator(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 _BACKENDS = {'cpu': _operator('cpu'), 'triton': _operator('triton'), 'reference': _stacked_reference}
-_HAS_TRITON = importlib.util.find_spec('triton') is not None
+_TRITON_PROBLEM = _find_triton_problem()
 _INTERPRETER = os.environ.get('TRITON_INTERPRET') == '1'

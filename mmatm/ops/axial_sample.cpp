@@ -374,6 +374,10 @@ int with_types(int type, const Shape& shape, const Run& run) {
 // Returns 0, 1 if memory is short, 2 if the type is unknown.
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+// By which a library built from another version of this file is told.
+EXPORT const std::uint32_t source_crc;
+const std::uint32_t source_crc = SOURCE_CRC;
+
 // x (B, H, W, C) of T, offset (B, H, W, 2G) of A -> sampled (B, H, W, 3C) of T: x_w, x_h and x itself.
 EXPORT int axial_sample_forward(int type, const Index* shape, int threads, const void* x, const void* offset,
                                 void* sampled) {

@@ -2,13 +2,17 @@
 
 import ctypes
 import platform
+import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as axial_sample.cpp has them
-_BUILD = 'run `pip install` of mmatm again where a C++ compiler is (in a clone: `pip install --no-deps -e .`)'
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as axial_sample.cpp has them
+_BUILD = (
+    'install mmatm again where a C++ compiler is, with `pip install --force-reinstall --no-deps --no-cache-dir`, '
+    'in a clone with `-e .`'
+)
 
 
 def _load() -> ctypes.CDLL | str:
@@ -17,9 +21,6 @@ def _load() -> ctypes.CDLL | str:
     path = next(folder.glob('_axial_sample*.so'), None)
     if path is None:
         return f'the CPU kernel was not built: {_BUILD}'
-    source = folder / 'axial_sample.cpp'
-    if source.exists() and source.stat().st_mtime > path.stat().st_mtime:
-        return f'the CPU kernel is older than its source: {_BUILD}'
     x86 = platform.machine().lower() in ('x86_64', 'amd64')
     if x86 and not torch.backends.cpu.get_cpu_capability().startswith('AVX'):
         return 'the CPU kernel needs a processor with AVX2'
@@ -27,6 +28,9 @@ def _load() -> ctypes.CDLL | str:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return f'the CPU kernel does not load ({error}): {_BUILD}'
+    source = folder / 'axial_sample.cpp'  # not in a wheel
+    if source.exists() and zlib.crc32(source.read_bytes()) != ctypes.c_uint32.in_dll(library, 'source_crc').value:
+        return f'the CPU kernel was built from another version of its source: {_BUILD}'
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.axial_sample_forward.argtypes = [number, pointer, number] + 3 * [pointer]
     library.axial_sample_backward.argtypes = [number, pointer, number] + 5 * [pointer]
@@ -43,8 +47,8 @@ def why_not(x: Tensor) -> str | None:
         return _problem
     if x.device.type != 'cpu':
         return f'the CPU kernel takes tensors on the CPU, not on {x.device}'
-    if x.dtype not in _TYPES:
-        return f'the CPU kernel takes {", ".join(map(str, _TYPES))}, not {x.dtype}'
+    if x.dtype not in TYPES:
+        return f'the CPU kernel takes {", ".join(map(str, TYPES))}, not {x.dtype}'
     if max(x.shape[1:3]) * x.shape[3] >= 2**28:
         return f'the CPU kernel takes lines of fewer than 2^28 values, not a map {tuple(x.shape)}'
     return None
@@ -60,7 +64,7 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
 
 def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What forward() gave, its second argument and its result's gradient -> the gradients of its arguments."""
-    offset, gradient = offset.contiguous(), gradient.contiguous()
+    sampled, offset, gradient = sampled.contiguous(), offset.contiguous(), gradient.contiguous()
     x = sampled[..., -(sampled.shape[-1] // 3) :]
     x_gradient, offset_gradient = offset.new_empty(x.shape), torch.empty_like(offset)
     _call(_library.axial_sample_backward, x, offset, sampled, offset, gradient, x_gradient, offset_gradient)
@@ -70,5 +74,5 @@ def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor,
 def _call(function: ctypes._CFuncPtr, x: Tensor, offset: Tensor, *tensors: Tensor) -> None:
     shape = (ctypes.c_int64 * 5)(*x.shape, offset.shape[-1] // 2)
     pointers = (tensor.data_ptr() for tensor in tensors)
-    if function(_TYPES[x.dtype], shape, torch.get_num_threads(), *pointers):
+    if function(TYPES[x.dtype], shape, torch.get_num_threads(), *pointers):
         raise MemoryError(f'no memory for the buffers of axial sampling on a map {tuple(x.shape)}')

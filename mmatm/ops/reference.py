@@ -31,4 +31,5 @@ def _read(x: Tensor, position: Tensor, weight: Tensor, dim: int) -> Tensor:
     index = torch.where(inside, position, 0).long()
     weight = torch.where(inside, weight, 0).to(x.dtype)
     # expand() is a view: the S channels of a group share one index.
-    return weight[..., None] * x.gather(dim, index[..., None].expand(*index.shape, x.shape[-1]))
+    value = x.gather(dim, index[..., None].expand(*index.shape, x.shape[-1]))
+    return weight[..., None] * torch.where(inside[..., None], value, 0)  # the value too: 0 * infinity is not 0

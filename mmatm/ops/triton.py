@@ -191,7 +191,7 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
 
 def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What forward() gave, its second argument and its result's gradient -> the gradients of its arguments."""
-    offset, gradient = offset.contiguous(), gradient.contiguous()
+    sampled, offset, gradient = sampled.contiguous(), offset.contiguous(), gradient.contiguous()
     b, h, w = sampled.shape[:3]
     shape = torch.Size((b, h, w, sampled.shape[3] // 3))
     x_gradient, offset_gradient = offset.new_empty(shape), torch.empty_like(offset)
