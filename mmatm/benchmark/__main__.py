@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from .measure import environment, peak_memory, precision, time_all
+from .measure import environment, peak_memory, precision, profile, time_all
 from .problems import LEVELS, Problem, prepare, problems
-from .report import markdown, ratios, update_docs
+from .report import markdown, ratios, split_docs, update_docs
 
 SIZES = ('xt', 't', 's', 'b', 'l')
 _TYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -20,12 +20,12 @@ _TYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 def main(arguments: list[str] | None = None) -> None:
     """The command; `arguments` are those of the command line unless given."""
     args = parse(arguments)
-    name = f'{args.device}-compiled' if args.compile else args.device
     report = dict(
         environment=environment(args.device),
         settings=dict(device=args.device, autocast=args.autocast, compile=args.compile),
         results=[],
         precision=precision(args.device) if 'precision' in args.levels else [],
+        profiles={},
     )
     for problem in problems([level for level in LEVELS if level in args.levels], args.archs, args.device):
         entry = measure(problem, args)
@@ -33,22 +33,27 @@ def main(arguments: list[str] | None = None) -> None:
         figures = ', '.join(f'{way} {figures["median_ms"]:.2f} ms' for way, figures in entry['ways'].items())
         print(f'{problem}: {figures}', file=sys.stderr, flush=True)
     report['ratios'] = ratios(report['results'])
+    if 'profile' in args.levels and args.device == 'cpu':
+        for training in (False, True):
+            problem = Problem('backbone', 't', 1, 512, 512, training)
+            run = prepare(problem, 'mmatm', args.device, _TYPES[args.autocast], args.compile)
+            report['profiles'][str(problem)] = profile(run)
 
     text = markdown(report)
     print(text)
-    out = args.docs / f'benchmarks_{name}.json' if args.docs else args.out / f'benchmark_{name}.json'
+    out = args.docs / f'benchmarks_{args.name}.json' if args.docs else args.out / f'benchmark_{args.name}.json'
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + '\n')
     print(f'written: {out}')
     if args.docs:
-        update_docs(args.docs / 'benchmarks.md', name, text)
+        update_docs(args.docs / 'benchmarks.md', args.name, text)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Reads and checks the command line."""
     parser = argparse.ArgumentParser(prog='python -m mmatm.benchmark', description=__doc__)
     default = 'cuda' if torch.cuda.is_available() else 'cpu'
-    levels = (*LEVELS, 'precision')
+    levels = (*LEVELS, 'precision', 'profile')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default=default, help='default: %(default)s')
     parser.add_argument('--levels', nargs='+', choices=levels, default=levels, help='what to measure; default: all')
     parser.add_argument('--archs', nargs='+', choices=SIZES, default=SIZES, help='sizes; default: all')
@@ -60,9 +65,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU that PyTorch can use; leave --device out to measure the CPU')
-    if args.docs and not (args.docs / 'benchmarks.md').exists():
-        parser.error(f'--docs: no file benchmarks.md in {args.docs}')
-    args.autocast = args.autocast or ('bf16' if args.device == 'cuda' else 'none')
+    usual = 'bf16' if args.device == 'cuda' else 'none'
+    args.autocast = args.autocast or usual
+    args.name = '-'.join(
+        [args.device, *([] if args.autocast == usual else [args.autocast]), *(['compiled'] if args.compile else [])]
+    )
+    if args.docs:
+        try:
+            split_docs(args.docs / 'benchmarks.md', args.name)
+        except (OSError, ValueError) as error:
+            parser.error(f'--docs: {error}')
     return args
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mmatm.models import ATMNet
+from mmatm.models.atmnet import Block
 from mmatm.ops import axial_sample
 from mmatm.version import __version__
 
@@ -33,7 +35,7 @@ def time_all(runs: dict[str, Callable[[], None]], seconds: float, device: str) -
     counts = {}
     for name, run in runs.items():
         _time(run, 1, device)
-        counts[name] = max(1, round(MIN_SAMPLE_S / min(_time(run, 1, device) for _ in range(2))))
+        counts[name] = max(1, round(MIN_SAMPLE_S / _time(run, 1, device)))
     samples = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     repeats = 0
@@ -98,14 +100,33 @@ def _memory(entry: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f'{entry}:'))
 
 
-def precision(device: str) -> list[dict[str, Any]]:
-    """The operation in each type against float64 on a map of 128x128 tokens of 64 channels, offsets 3 tokens wide.
+def profile(run: Callable[[], None], repeats: int = 3, most: int = 8) -> list[dict[str, Any]]:
+    """PyTorch's operators that a run spends its time in, on the CPU: ``operator``, ``calls``, ``ms``, ``share``."""
+    run()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        torch.ones(1).sum()  # the profiler's own start counts with the first operator
+        for _ in range(repeats):
+            run()
+    found = {
+        event.key: (event.count / repeats, event.self_cpu_time_total / 1e3 / repeats)
+        for event in profiler.key_averages()
+    }
+    del found['aten::ones'], found['aten::fill_']
+    total = sum(ms for _, ms in found.values())
+    largest = sorted(found.items(), key=lambda item: -item[1][1])[:most]
+    return [dict(operator=key, calls=round(calls), ms=ms, share=ms / total) for key, (calls, ms) in largest]
 
-    The inputs are rounded to the type first, so that the errors are the operation's own; offsets stay in float32. The
-    last row shows what computing positions in bf16 would do.
+
+def precision(device: str) -> list[dict[str, Any]]:
+    """Each type against float64 at 128x128 tokens.
+
+    The operation has 64 channels and offsets 3 tokens wide. Its inputs are rounded to the type first, so that errors
+    are the operation's own; offsets stay in float32. The last row shows what computing positions in bf16 would do. The
+    network is ATMNet-T on a 512x512 picture under autocast, its offset predictors scaled to offsets of some tokens.
 
     Returns:
-        A row for each type: the relative error, ||got - exact|| / ||exact||, of the result and of both gradients.
+        A row for each type: the relative error, ||got - exact|| / ||exact||, of the operation's result and of both its
+        gradients, and of the network's last map.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 128, 128, 64, generator=generator)
@@ -119,6 +140,12 @@ def precision(device: str) -> list[dict[str, Any]]:
         ],
         dim=-1,
     )
+    model = ATMNet('t').to(device).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Block) and module.leader:
+                module.offset_fc.weight.mul_(20)
+    picture = torch.randn(1, 3, 512, 512, generator=generator).to(device)
     rows = []
     for name, dtype, moved in (
         ('float32', torch.float32, offset),
@@ -129,7 +156,15 @@ def precision(device: str) -> list[dict[str, Any]]:
         got = _maps_and_gradients(x.to(device, dtype), moved.to(device), weights.to(device, dtype))
         exact = _maps_and_gradients(x.to(dtype).double(), offset.double(), weights.to(dtype).double())
         errors = [((a.double().cpu() - b).norm() / b.norm()).item() for a, b in zip(got, exact, strict=True)]
-        rows.append(dict(type=name, result=errors[0], x_gradient=errors[1], offset_gradient=errors[2]))
+        rows.append(dict(type=name, result=errors[0], x_gradient=errors[1], offset_gradient=errors[2], network=None))
+        if moved is offset:
+            with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                rows[-1]['network'] = model(picture)[-1].double()
+    with torch.no_grad():
+        exact = model.double()(picture.double())[-1]
+    for row in rows:
+        if row['network'] is not None:
+            row['network'] = ((row['network'] - exact).norm() / exact.norm()).item()
     return rows
 
 

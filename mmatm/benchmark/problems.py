@@ -103,7 +103,7 @@ def prepare(
         compiled: Through `torch.compile`.
     """
     torch.manual_seed(0)
-    function, leaves = _build(problem, way, device)
+    function, leaves = _build(problem, way, device, autocast)
     if compiled and way != 'copy':
         function = torch.compile(function)
 
@@ -120,14 +120,16 @@ def prepare(
         gradients = [torch.randn_like(y) for y in forward()]
 
         def run() -> None:
+            torch.autograd.backward(forward(), gradients)
             for leaf in leaves:
                 leaf.grad = None
-            torch.autograd.backward(forward(), gradients)
 
     return run
 
 
-def _build(problem: Problem, way: str, device: str) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
+def _build(
+    problem: Problem, way: str, device: str, autocast: torch.dtype | None
+) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
     """The function, without arguments, and the tensors that get a gradient."""
     if problem.level == 'backbone':
         model = _backbone(problem, way).to(device)
@@ -156,12 +158,14 @@ def _build(problem: Problem, way: str, device: str) -> tuple[Callable[[], tuple[
         return sample_and_fc, leaves
     if way == "authors' way":
         return lambda: sample_and_project(x, offset, mixer.fc_w, mixer.fc_h), leaves
-    # As many bytes as the operation must read and write, into new memory as its results are: x, offset and the result;
-    # going back, x and offset again, the result's gradient and theirs.
-    sizes = [(x.numel() + offset.numel() + 3 * x.numel()) // 2]
+    # As many bytes as the operation must read and write, into new memory as its results are: x, offset and the result
+    # (x_w, x_h and x); going back, x and offset again, the result's gradient and theirs.
+    map_bytes = x.numel() * (autocast or x.dtype).itemsize
+    offset_bytes = offset.numel() * offset.dtype.itemsize
+    sizes = [map_bytes + offset_bytes + 3 * map_bytes]
     if problem.training:
-        sizes.append((2 * (x.numel() + offset.numel()) + 3 * x.numel()) // 2)
-    sources = [torch.randn(size, device=device) for size in sizes]
+        sizes.append(2 * (map_bytes + offset_bytes) + 3 * map_bytes)
+    sources = [torch.randn(size // 8, device=device) for size in sizes]  # 4 bytes each, read and written
     return lambda: tuple(source.clone() for source in sources), []
 
 

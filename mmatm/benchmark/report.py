@@ -18,12 +18,16 @@ def markdown(report: dict[str, Any]) -> str:
         rows = [(name, f'{value:.2f}') for name, value in report['ratios'].items()]
         parts.append('### Ratios\n\n' + _table(('how many times', ''), rows))
     if report['precision']:
+        keys = 'result', 'x_gradient', 'offset_gradient', 'network'
         rows = [
-            (row['type'], *(f'{row[key]:.1e}' for key in ('result', 'x_gradient', 'offset_gradient')))
+            (row['type'], *('' if row[key] is None else f'{row[key]:.1e}' for key in keys))
             for row in report['precision']
         ]
-        head = ('type', 'x_w, x_h', 'gradient by x', 'gradient by offset')
-        parts.append('### Error against float64, 128x128 tokens, 64 channels\n\n' + _table(head, rows))
+        head = ('type', 'x_w, x_h', 'gradient by x', 'gradient by offset', 'ATMNet-T, last map')
+        parts.append('### Error against float64, 128x128 tokens\n\n' + _table(head, rows))
+    for name, operators in report['profiles'].items():
+        rows = [(o['operator'], str(o['calls']), f'{o["ms"]:.1f}', f'{o["share"]:.0%}') for o in operators]
+        parts.append(f'### Profile: {name}\n\n' + _table(('operator', 'calls', 'ms', 'share'), rows))
     return '\n\n'.join(parts) + '\n'
 
 
@@ -93,15 +97,21 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def update_docs(path: Path, name: str, text: str) -> None:
-    """Puts text between the lines `<!-- begin NAME -->` and `<!-- end NAME -->` of a file.
+def split_docs(path: Path, name: str) -> tuple[str, str]:
+    """What is before and after the text between the lines `<!-- begin NAME -->` and `<!-- end NAME -->` of a file.
 
     Raises:
         ValueError: The file has no such lines.
     """
     begin, end = f'<!-- begin {name} -->\n', f'<!-- end {name} -->\n'
-    content = path.read_text()
-    if begin not in content or end not in content:
+    before, found, rest = path.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
         raise ValueError(f'{path} has no lines {begin.strip()} and {end.strip()}')
-    before, rest = content.split(begin)
-    path.write_text(before + begin + '\n' + text + '\n' + end + rest.split(end)[1])
+    return before + begin, end + after
+
+
+def update_docs(path: Path, name: str, text: str) -> None:
+    """Puts text between those lines."""
+    before, after = split_docs(path, name)
+    path.write_text(f'{before}\n{text}\n{after}')
