@@ -157,6 +157,17 @@ def test_compiles_with_inductor(x):
         assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-3, atol=1e-3)
 
 
+def test_position_convolutions_gradients_lie_in_memory_as_their_weights_do(x):
+    # Or distributed training copies them in every step, and warns.
+    model = ATMNet(MINI)
+    found = []
+    for weight in (stage.position.weight for stage in model.stages):
+        weight.register_hook(lambda gradient, weight=weight: found.append(gradient.stride() == weight.stride()))
+    sum((y * torch.randn_like(y)).sum() for y in model(x)).backward()
+    assert found
+    assert all(found)
+
+
 def test_every_parameter_gets_a_gradient(x):
     model = ATMNet(MINI)
     sum((y * torch.randn_like(y)).sum() for y in model(x)).backward()

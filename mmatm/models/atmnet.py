@@ -203,8 +203,8 @@ class ATMNet(BaseModule):
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
         self.apply(init_parameters)
-        for conv in (module for module in self.modules() if isinstance(module, nn.Conv2d) and module.groups == 1):
-            conv.to(memory_format=torch.channels_last)  # else it turns its weight around in every pass
+        # Else convolutions turn their weights around in every pass, and distributed training copies their gradients.
+        self.to(memory_format=torch.channels_last)
         self._freeze()
 
     def init_weights(self) -> None:
