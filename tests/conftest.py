@@ -1,5 +1,6 @@
 """Shared by the tests: a small data set of shapes, a small config on it, and the commands of tools/."""
 
+import functools
 import os
 import runpy
 import subprocess
@@ -95,3 +96,10 @@ def error_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return stop.value.code
 
     return run
+
+
+@pytest.fixture
+def compile_model():
+    """`torch.compile` into one graph, without what earlier tests compiled: PyTorch limits how often it does the same."""
+    torch.compiler.reset()
+    return functools.partial(torch.compile, fullgraph=True)

@@ -164,9 +164,9 @@ def test_frozen_layers_get_no_gradient(mixer):
 
 
 @pytest.mark.parametrize('size', MAPS)
-def test_compiles_to_one_graph(size, mixer):
+def test_compiles_to_one_graph(size, mixer, compile_model):
     x, offset = inputs(*size)
-    compiled = torch.compile(mixer, fullgraph=True, backend='aot_eager')
+    compiled = compile_model(mixer, backend='aot_eager')
     assert_close(results(compiled, mixer, x, offset), results(mixer, mixer, x, offset))
     with torch.no_grad():
         assert_close(compiled(x, offset), mixer(x, offset))

@@ -85,9 +85,9 @@ def test_offsets_are_predicted_in_float32(x, dtype):
 
 @pytest.mark.parametrize('autocast', [False, True])
 @pytest.mark.parametrize('train', [False, True])
-def test_compiles_to_one_graph(x, train, autocast):
+def test_compiles_to_one_graph(x, train, autocast, compile_model):
     model = ATMNet(MINI, drop_path_rate=0).train(train)
-    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    compiled = compile_model(model, backend='aot_eager')
     results = []
     for function in (model, compiled):
         with torch.autocast('cpu', torch.bfloat16, enabled=autocast), torch.set_grad_enabled(train):
@@ -102,9 +102,9 @@ def test_compiles_to_one_graph(x, train, autocast):
 
 
 @pytest.mark.parametrize('train', [False, True])
-def test_compiles_for_any_size(train):
+def test_compiles_for_any_size(train, compile_model):
     model = ATMNet(MINI, drop_path_rate=0.3, with_cp=True).train(train)
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    compiled = compile_model(model, dynamic=True, backend='aot_eager')
     for size in ((64, 96), (96, 64), (128, 160)):
         x = torch.randn(2, 3, *size)
         torch.manual_seed(0)
@@ -151,10 +151,10 @@ def test_low_precision_trains_as_float32_does(x, dtype):
 
 
 @pytest.mark.slow
-def test_compiles_with_inductor(x):
+def test_compiles_with_inductor(x, compile_model):
     model = ATMNet(MINI).eval()
     with torch.no_grad():
-        assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-3, atol=1e-3)
+        assert_close(compile_model(model)(x), model(x), rtol=1e-3, atol=1e-3)
 
 
 def test_position_convolutions_gradients_lie_in_memory_as_their_weights_do(x):
