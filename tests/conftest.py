@@ -100,6 +100,6 @@ def error_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 @pytest.fixture
 def compile_model():
-    """`torch.compile` into one graph, without what earlier tests compiled: PyTorch limits how often it does the same."""
+    """`torch.compile` into one graph, forgetting what earlier tests compiled: PyTorch limits how often it does."""
     torch.compiler.reset()
     return functools.partial(torch.compile, fullgraph=True)
