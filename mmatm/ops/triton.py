@@ -54,6 +54,23 @@ def _read(line, tile, place, length, stride, real, ON_CHIP: tl.constexpr):
 
 
 @triton.jit
+def _sample(
+    x, stride, offset, first, step, length, real,
+    G: tl.constexpr, BLOCK_T: tl.constexpr, ON_CHIP: tl.constexpr,
+):  # fmt: skip
+    """Of BLOCK_T tokens: their places, which exist, their values, the two tokens that each samples, the fraction."""
+    token = first + tl.arange(0, BLOCK_T)[:, None]
+    at = token * step
+    mask = (token < length) & real
+    shift = tl.load(offset + at * (2 * G), mask=mask, other=0)
+    tile = tl.load(x + at * stride, mask=mask, other=0).to(shift.dtype)
+    place, fraction = _locate(shift, token, length)
+    v0 = _read(x, tile, place, length, step * stride, real, ON_CHIP)
+    v1 = _read(x, tile, place + 1, length, step * stride, real, ON_CHIP)
+    return at, mask, tile, v0, v1, fraction
+
+
+@triton.jit
 def _forward(
     x, offset, sampled, batch, height, width, C: tl.constexpr, G: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr, ON_CHIP: tl.constexpr,
@@ -69,14 +86,7 @@ def _forward(
     sampled += start * 3 * C + channel
     first = 0
     while first < length:
-        token = first + tl.arange(0, BLOCK_T)[:, None]
-        at = token * step
-        mask = (token < length) & real
-        shift = tl.load(offset + at * (2 * G), mask=mask, other=0)
-        tile = tl.load(x + at * C, mask=mask, other=0).to(shift.dtype)
-        place, fraction = _locate(shift, token, length)
-        v0 = _read(x, tile, place, length, step * C, real, ON_CHIP)
-        v1 = _read(x, tile, place + 1, length, step * C, real, ON_CHIP)
+        at, mask, tile, v0, v1, fraction = _sample(x, C, offset, first, step, length, real, G, BLOCK_T, ON_CHIP)
         tl.store(sampled + (at * 3 + axis) * C, (1 - fraction) * v0 + fraction * v1, mask=mask)
         tl.store(sampled + (at * 3 + 2) * C, tile, mask=mask & (axis == 0))
         first += BLOCK_T
@@ -98,19 +108,12 @@ def _offset_gradient(
     gradient += (start * 3 + axis) * C + channel
     first = 0
     while first < length:
-        token = first + tl.arange(0, BLOCK_T)[:, None]
-        at = token * step
-        mask = (token < length) & real
-        shift = tl.load(offset + at * (2 * G), mask=mask, other=0)
-        tile = tl.load(x + at * (3 * C), mask=mask, other=0).to(shift.dtype)
-        place, _ = _locate(shift, token, length)
-        v0 = _read(x, tile, place, length, step * (3 * C), real, ON_CHIP)
-        v1 = _read(x, tile, place + 1, length, step * (3 * C), real, ON_CHIP)
-        slope = tl.load(gradient + at * (3 * C), mask=mask, other=0).to(shift.dtype) * (v1 - v0)
+        at, mask, tile, v0, v1, _ = _sample(x, 3 * C, offset, first, step, length, real, G, BLOCK_T, ON_CHIP)
+        slope = tl.load(gradient + at * (3 * C), mask=mask, other=0).to(tile.dtype) * (v1 - v0)
         slope = tl.sum(tl.reshape(slope, (BLOCK_T, BLOCK_G, BLOCK_S)), axis=2)
         g = block * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]
         to = offset_gradient + (((start + at) * 2 + axis) * G + g)
-        tl.store(to, slope, mask=(token < length) & (g < G))
+        tl.store(to, slope, mask=(at < length * step) & (g < G))
         first += BLOCK_T
 
 
