@@ -1,9 +1,3 @@
 # UperNet + ATMNet-S on ADE20K, 160k iterations. Recipe: the authors published L's; drop path 0.2 stands in here.
 _base_ = './upernet_atmnet_t_ade20k.py'
-model = dict(
-    backbone=dict(
-        arch='s',
-        drop_path_rate=0.2,
-        init_cfg=dict(checkpoint='checkpoints/atmnet_s_in1k.pth'),
-    ),
-)
+model = dict(backbone=dict(arch='s', drop_path_rate=0.2, init_cfg=dict(checkpoint='checkpoints/atmnet_s_in1k.pth')))

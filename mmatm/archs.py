@@ -29,6 +29,12 @@ ARCHS = {
 # fmt: on
 
 
+def short_name(arch: object) -> str | None:
+    """The short name of a named size, as in config names; None for a custom one."""
+    named = isinstance(arch, str) and arch in ARCHS
+    return next(name for name in ARCHS if ARCHS[name] is ARCHS[arch]) if named else None
+
+
 def resolve_arch(arch: str | Mapping) -> dict:
     """A size's name or a custom dict -> checked dict of `ARCHS`' form.
 

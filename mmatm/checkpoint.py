@@ -59,22 +59,21 @@ _AUTHORS_NAMES = (
     (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
 )
 
-# Of the authors' ImageNet files; S and B are not published.
-_GOOGLE_DRIVE_IDS = {
-    'xt': '1JjWFDJM097a2sX9zw2oOisCT-7T43-DV',
-    't': '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-',
-    'l': '1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0',
+# The files that the authors publish, by the config they are for.
+_PUBLISHED = {
+    'atmnet_xt_in1k': '1JjWFDJM097a2sX9zw2oOisCT-7T43-DV',
+    'atmnet_t_in1k': '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-',
+    'atmnet_l_in1k': '1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0',
+    'upernet_atmnet_l_ade20k': '1vWTI7gRiI3Fd5g6UPziSyafliq3yrhrO',
 }
 
 
-def published_weights(arch: Any) -> str:
-    """A sentence on where the authors publish the ImageNet weights of a size; empty for a custom one."""
-    if not isinstance(arch, str) or arch not in ARCHS:
-        return ''
-    for name, file_id in _GOOGLE_DRIVE_IDS.items():
-        if ARCHS[arch] == ARCHS[name]:
-            return f'The authors publish them as file {file_id} on Google Drive. '
-    return f'The authors do not publish ImageNet weights of ATMNet {arch}. '
+def published_weights(config: str) -> str:
+    """A sentence on where the authors publish the weights of a config, or that they do not."""
+    file_id = _PUBLISHED.get(config)
+    return (
+        f'The authors publish them as file {file_id} on Google Drive' if file_id else 'The authors do not publish them'
+    )
 
 
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:

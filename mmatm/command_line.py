@@ -13,10 +13,9 @@ from mmatm.errors import InputError
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the arguments that every command on a config has."""
+    """A parser with the arguments that every command on a config has; `load_config` takes them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmseg::upernet/NAME.py')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go; by default work_dirs/ and the config name')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -24,13 +23,20 @@ def config_parser(description: str) -> argparse.ArgumentParser:
         metavar='KEY=VALUE',
         help='change entries of the config; +KEY=VALUE adds one. Lists as KEY="[a,b]", entries of lists as KEY.0.NAME',
     )
+    return parser
+
+
+def runner_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of every command that runs a config's model; `read_config` takes them."""
+    parser = config_parser(description)
+    parser.add_argument('--work-dir', help='where logs and checkpoints go; by default work_dirs/ and the config name')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config that the arguments of `config_parser` ask for."""
+    """The config that the arguments of `runner_parser` ask for."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
     if cfg.get('runner_type', 'mmatm.Runner') not in ('Runner', 'mmatm.Runner'):

@@ -12,6 +12,7 @@ from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmatm.archs import short_name
 from mmatm.checkpoint import published_weights
 from mmatm.errors import InputError
 
@@ -118,7 +119,8 @@ def require_start_weights(cfg: Config) -> None:
         path = node['init_cfg']['checkpoint']
         if '://' in path or Path(path).is_file():
             continue
-        where = published_weights(node.get('arch')) if node.get('type') in ('mmatm.ATMNet', 'ATMNet') else ''
+        size = short_name(node.get('arch')) if node.get('type') in ('mmatm.ATMNet', 'ATMNet') else None
+        where = f'{published_weights(f"atmnet_{size}_in1k")}. ' if size else ''
         raise InputError(
             f'the start weights {path} are not there. {where}Put the file there, name another one with '
             '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or train from random weights with --from-scratch'

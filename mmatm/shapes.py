@@ -1,12 +1,13 @@
-"""Makes small pictures of shapes, in the layouts of ADE20K and COCO: data to try everything on without a download.
+"""Makes small pictures of shapes, in the layouts of ADE20K, COCO and ImageNet: data to try everything on.
 
 A class is a shape. Each shape has a texture that it mostly wears, colours are drawn at random for shapes and background
 alike, and the background is textured too. Shapes cover each other. Irregular blobs among them belong to no class:
-unlabelled in the semantic maps, absent from the instances.
+unlabelled in the semantic maps, absent from the instances. The pictures to classify hold one whole shape each.
 """
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _UNLABELLED, _BACKGROUND = 0, len(SEMANTIC_CLASSES)
 _TEXTURES = ('plain', 'rows', 'columns', 'diagonals', 'checks', 'dots')  # of the shapes, in their order
 _OWN_TEXTURE = 0.95  # how often a shape wears its own
 _MIN_VISIBLE = 0.25  # of a shape's area, for it to count as an instance
+_OBJECTS = 4  # pictures to classify, by those of scenes
 
 
 @dataclass
@@ -50,17 +52,15 @@ class Picture:
 
 
 def draw_picture(size: int, rng: Generator) -> Picture:
-    """Draws one picture of size x size pixels."""
-    image = _texture(size, 'gradient' if rng.random() < 0.5 else 'clouds', rng)
+    """Draws a scene of shapes, size x size pixels."""
+    image = _background(size, rng)
     labels = np.full((size, size), _BACKGROUND, np.uint8)
     layers: list[tuple[int | None, np.ndarray, int]] = []  # kind, visible mask, whole area
     for _ in range(rng.integers(5, 10)):
         kind = int(rng.integers(len(SHAPES))) if rng.random() > 0.12 else None
         radius = size * rng.uniform(0.14, 0.32)
         mask = _outline(kind, size, rng.uniform(0, size, 2), radius, rng)
-        own = kind is not None and rng.random() < _OWN_TEXTURE
-        texture = _TEXTURES[kind if own else rng.integers(len(_TEXTURES))]
-        image[mask] = _texture(size, texture, rng)[mask]
+        _paint(image, kind, mask, rng)
         labels[mask] = _UNLABELLED if kind is None else 1 + kind
         layers = [(other, visible & ~mask, area) for other, visible, area in layers] + [(kind, mask, mask.sum())]
     instances = [
@@ -68,8 +68,32 @@ def draw_picture(size: int, rng: Generator) -> Picture:
         for kind, visible, area in layers
         if kind is not None and visible.sum() > max(_MIN_VISIBLE * area, 16)
     ]
+    return Picture(_photograph(image, rng), labels, instances)
+
+
+def draw_object(kind: int, size: int, rng: Generator) -> np.ndarray:
+    """Draws one shape before a blob, a picture (size, size, 3) uint8, BGR; kind is its index into `SHAPES`."""
+    image = _background(size, rng)
+    for part, smallest in ((None, 0.2), (kind, 0.25)):
+        centre = size * rng.uniform(0.35, 0.65, 2)
+        _paint(image, part, _outline(part, size, centre, size * rng.uniform(smallest, 0.35), rng), rng)
+    return _photograph(image, rng)
+
+
+def _background(size: int, rng: Generator) -> np.ndarray:
+    return _texture(size, 'gradient' if rng.random() < 0.5 else 'clouds', rng)
+
+
+def _paint(image: np.ndarray, kind: int | None, mask: np.ndarray, rng: Generator) -> None:
+    """Paints a shape, or a blob for None, in its own texture or any, in place."""
+    own = kind is not None and rng.random() < _OWN_TEXTURE
+    texture = _TEXTURES[kind if own else rng.integers(len(_TEXTURES))]
+    image[mask] = _texture(len(image), texture, rng)[mask]
+
+
+def _photograph(image: np.ndarray, rng: Generator) -> np.ndarray:
     noisy = cv2.GaussianBlur(image, (3, 3), 0.6) + rng.normal(0, 6, image.shape)
-    return Picture(noisy.clip(0, 255).astype(np.uint8), labels, instances)
+    return noisy.clip(0, 255).astype(np.uint8)
 
 
 def _outline(kind: int | None, size: int, centre: np.ndarray, radius: float, rng: Generator) -> np.ndarray:
@@ -120,12 +144,13 @@ def _texture(size: int, kind: str, rng: Generator) -> np.ndarray:
 def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int = 0) -> None:
     """Writes a data set: count pictures for training and a quarter of that for validation.
 
-    `folder/ade` has ADE20K's layout and `folder/coco` that of COCO instances. The same arguments write the same
-    pictures; a picture does not depend on the count.
+    `folder/ade` has ADE20K's layout, `folder/coco` that of COCO instances, with the same scenes, and `folder/imagenet`
+    has four times as many pictures of one shape each, in a folder a class. The same arguments write the same pictures;
+    a picture does not depend on the count.
 
     Args:
         folder: Where to; made if need be. A data set of shapes that is there already is replaced.
-        count: Pictures for training, 1 or more.
+        count: Scenes for training, 1 or more.
         size: Height and width in pixels, 32 or more.
         seed: Other seeds, other pictures.
 
@@ -138,29 +163,46 @@ def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int
     marker = folder / 'shapes.json'
     if folder.exists() and not marker.is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f'{folder} holds something else than a data set of shapes; choose another folder')
-    for layout in ('ade', 'coco'):
+    for layout in ('ade', 'coco', 'imagenet'):
         if (folder / layout).exists():
             shutil.rmtree(folder / layout)
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps(dict(count=count, size=size, seed=seed)))
-    for split, (ade, coco) in enumerate((('training', 'train2017'), ('validation', 'val2017'))):
-        folders = [folder / 'ade/images' / ade, folder / 'ade/annotations' / ade, folder / 'coco' / coco]
-        for path in [*folders, folder / 'coco/annotations']:
-            path.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
-        for i in range(count if split == 0 else max(1, count // 4)):
-            picture = draw_picture(size, np.random.default_rng((seed, split, i)))
-            name = f'{i + 1:06d}'
-            image_files = [folders[0] / f'{name}.jpg', folders[2] / f'{name}.jpg']
-            for path in image_files:
-                cv2.imwrite(str(path), picture.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            cv2.imwrite(str(folders[1] / f'{name}.png'), picture.labels)
-            images.append(dict(id=i + 1, file_name=f'{name}.jpg', height=size, width=size))
-            for kind, mask in picture.instances:
-                annotations.append(dict(id=len(annotations) + 1, image_id=i + 1, category_id=kind + 1, **_coco(mask)))
-        categories = [dict(id=i + 1, name=name) for i, name in enumerate(SHAPES)]
-        path = folder / f'coco/annotations/instances_{coco}.json'
-        path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    for split, names in enumerate((('training', 'train2017', 'train'), ('validation', 'val2017', 'val'))):
+        number = count if split == 0 else max(1, count // 4)
+        _write_scenes(folder, *names[:2], (draw_picture(size, _rng(seed, split, i)) for i in range(number)))
+        for i in range(_OBJECTS * number):
+            kind = i % len(SHAPES)
+            path = folder / 'imagenet' / names[2] / SHAPES[kind] / f'{i + 1:06d}.jpg'
+            _write_jpeg(path, draw_object(kind, size, _rng(seed, 2 + split, i)))
+
+
+def _write_scenes(folder: Path, ade: str, coco: str, pictures: Iterable[Picture]) -> None:
+    """Writes the scenes of one split in both layouts."""
+    images, annotations = [], []
+    for i, picture in enumerate(pictures, start=1):
+        _write_jpeg(folder / f'ade/images/{ade}/{i:06d}.jpg', picture.image)
+        _write_jpeg(folder / f'coco/{coco}/{i:06d}.jpg', picture.image)
+        labels = folder / f'ade/annotations/{ade}/{i:06d}.png'
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(labels), picture.labels)
+        height, width = picture.labels.shape
+        images.append(dict(id=i, file_name=f'{i:06d}.jpg', height=height, width=width))
+        for kind, mask in picture.instances:
+            annotations.append(dict(id=len(annotations) + 1, image_id=i, category_id=kind + 1, **_coco(mask)))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(SHAPES)]
+    path = folder / f'coco/annotations/instances_{coco}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+
+
+def _rng(*key: int) -> Generator:
+    return np.random.default_rng(key)
 
 
 def _coco(mask: np.ndarray) -> dict:

@@ -51,7 +51,7 @@ def test_missing_start_weights(error_of, tmp_path):
     assert '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-' in message
     assert '--from-scratch' in message
     message = error_of('train.py', ROOT / 'configs/upernet_atmnet_s_ade20k.py', '--work-dir', tmp_path)
-    assert 'The authors do not publish ImageNet weights of ATMNet s' in message
+    assert 'The authors do not publish them' in message
 
 
 def test_missing_and_empty_data(config, error_of, tmp_path):

@@ -6,98 +6,266 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 import golden_data
 import stand_ins
 from mmatm.archs import ARCHS
 from mmatm.checkpoint import read_checkpoint
-from mmatm.shapes import SEMANTIC_CLASSES
+from mmatm.flops import build_on_meta
+from mmatm.shapes import SEMANTIC_CLASSES, SHAPES
+from mmatm.tables import STREETS
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
-UPERNETS = {'xt': '45.3', 't': '57.1', 's': '68.6', 'b': '82.1', 'l': '107.892'}
-DROP_PATH = {'xt': 0.1, 't': 0.1, 's': 0.2, 'b': 0.2, 'l': 0.2}
+NAME = re.compile(
+    r'((?P<method>\w+)_)?atmnet_(?P<size>xt|t|s|b|l)(_(?P<pixels>384))?(_(?P<schedule>\dx))?_(?P<data>ade20k|coco|in1k)'
+)
+PAPERS = [path.stem for path in CONFIGS if NAME.fullmatch(path.stem)]
+OTHERS = {'upernet_atmnet_mini_shapes', 'mask_rcnn_atmnet_mini_shapes', 'atmnet_mini_shapes', *STREETS}
+DETECTION_DROP_PATH = {'xt': 0.1, 't': 0.1, 's': 0.2, 'b': 0.2, 'l': 0.2}
+# batch of 8 GPUs, learning rate, weight decay, drop path
+RECIPES = {
+    'upernet': (16, 6e-5, 0.01, {'xt': 0.1, 't': 0.1, 's': 0.2, 'b': 0.2, 'l': 0.2}),
+    'semantic_fpn': (32, 2e-4, 1e-4, dict.fromkeys(('xt', 't', 's', 'b', 'l'), 0.1)),
+    'mask_rcnn': (16, 1e-4, 0.05, DETECTION_DROP_PATH),
+    'cascade_mask_rcnn': (16, 1e-4, 0.05, DETECTION_DROP_PATH),
+    'retinanet': (16, 1e-4, 1e-4, DETECTION_DROP_PATH),
+    None: (1024, 1e-3, 0.05, {'xt': 0.1, 't': 0.1, 's': 0.2, 'b': 0.3, 'l': 0.3}),
+}
+TYPES = {
+    'upernet': 'EncoderDecoder',
+    'semantic_fpn': 'EncoderDecoder',
+    'mask_rcnn': 'MaskRCNN',
+    'cascade_mask_rcnn': 'CascadeRCNN',
+    'retinanet': 'RetinaNet',
+    None: 'ImageClassifier',
+}
 
 
 @cache
-def upernet(size: str) -> Config:
-    return Config.fromfile(ROOT / f'configs/upernet_atmnet_{size}_ade20k.py')
+def load(name: str) -> Config:
+    return Config.fromfile(ROOT / f'configs/{name}.py')
 
 
-def build(cfg: Config) -> nn.Module:
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):  # no memory, no time
-        return MODELS.build(cfg.model)
+def test_every_config_of_the_paper_is_there_and_no_other():
+    sizes = ('xt', 't', 's', 'b', 'l')
+    families = ['upernet_{}_ade20k', 'semantic_fpn_{}_ade20k', 'retinanet_{}_1x_coco', '{}_in1k']
+    families += [f'{method}_{{}}_{n}x_coco' for method in ('mask_rcnn', 'cascade_mask_rcnn') for n in (1, 3)]
+    wanted = {family.format(f'atmnet_{size}') for family in families for size in sizes} | {'atmnet_l_384_in1k'}
+    assert set(PAPERS) == wanted
+    assert {path.stem for path in CONFIGS} == wanted | OTHERS
 
 
-@pytest.mark.parametrize(('size', 'published'), UPERNETS.items())
-def test_upernet(size, published):
-    cfg = upernet(size)
-    model = build(cfg)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    assert f'{millions:.{len(published.split(".")[1])}f}' == published
-    backbone = cfg.model.backbone
-    assert (backbone.arch, backbone.drop_path_rate) == (size, DROP_PATH[size])
-    assert backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': f'checkpoints/atmnet_{size}_in1k.pth'}
-    assert list(model.backbone.out_channels) == cfg.model.decode_head.in_channels == ARCHS[size]['channels']
-    assert cfg.model.auxiliary_head.in_channels == ARCHS[size]['channels'][2]
+@pytest.mark.parametrize('name', PAPERS)
+def test_name_and_content(name):
+    part = NAME.fullmatch(name)
+    cfg = load(name)
+    batch, lr, weight_decay, drop_path = RECIPES[part['method']]
+    if part['pixels']:
+        lr, weight_decay = 4e-5, 1e-8
+    model, backbone = cfg.model, cfg.model.backbone
+    assert model.type == TYPES[part['method']]
+    assert (backbone.type, backbone.arch) == ('mmatm.ATMNet', part['size'])
+    assert backbone.drop_path_rate == drop_path[part['size']]
+    if part['method']:
+        assert backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': f'checkpoints/atmnet_{part["size"]}_in1k.pth'}
+    else:
+        assert 'init_cfg' not in backbone
+        assert cfg.load_from == (f'checkpoints/atmnet_{part["size"]}_in1k.pth' if part['pixels'] else None)
+
+    channels = list(build_on_meta(cfg).backbone.out_channels)
+    if part['method'] == 'upernet':
+        assert model.decode_head.in_channels == channels
+        assert model.auxiliary_head.in_channels == channels[2]
+    elif part['method']:
+        assert model.neck.in_channels == channels
+        assert channels == ARCHS[part['size']]['channels'][1 if part['method'] == 'retinanet' else 0 :]
+    else:
+        assert [model.head.in_channels] == channels == ARCHS[part['size']]['channels'][-1:]
+
+    assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', lr, weight_decay)
+    assert optimizer.betas == (0.9, 0.999) if part['method'] != 'retinanet' else True
+    last = cfg.param_scheduler[-1]
+    if part['data'] == 'ade20k':
+        assert cfg.train_cfg.max_iters == last.end == (160000 if part['method'] == 'upernet' else 40000)
+        assert cfg.data_root == 'data/ade/ADEChallengeData2016'
+    else:
+        epochs = int(part['schedule'][0]) * 12 if part['schedule'] else 30 if part['pixels'] else 300
+        assert cfg.train_cfg.max_epochs == last.end == epochs
+    comment = (ROOT / f'configs/{name}.py').read_text().partition('\n')[0]
+    assert re.search(r'Recipe: .*(published|stands? in)', comment)
 
 
 def test_upernet_recipe():
-    cfg = upernet('l')
+    cfg = load('upernet_atmnet_l_ade20k')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    assert cfg.optim_wrapper.optimizer == {'type': 'AdamW', 'lr': 6e-5, 'betas': (0.9, 0.999), 'weight_decay': 0.01}
-    assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 16
-    assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 160000
     assert [s.type for s in cfg.param_scheduler] == ['LinearLR', 'PolyLR']
+    assert cfg.param_scheduler[0].end == cfg.param_scheduler[1].begin == 1500
     heads = cfg.model.decode_head, cfg.model.auxiliary_head
     assert [(h.channels, h.loss_decode.loss_weight, h.num_classes) for h in heads] == [(512, 1.0, 150), (256, 0.4, 150)]
+
+
+@pytest.mark.parametrize('method', ['upernet', 'semantic_fpn'])
+def test_ade20k_pipelines(method):
+    cfg = load(f'{method}_atmnet_t_ade20k')
     crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomCrop')
     assert crop.crop_size == cfg.model.data_preprocessor.size == (512, 512)
     scales, flips = cfg.tta_pipeline[1].transforms[:2]
     assert [s.scale for s in scales] == [(int(2048 * r), int(512 * r)) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
     assert [f.prob for f in flips] == [0.0, 1.0]
+    assert cfg.model.decode_head.num_classes == 150
 
 
-def test_no_weight_decay_reaches_exactly_the_norms():
-    cfg = upernet('xt')
-    cfg = Config({**cfg.to_dict(), 'optim_wrapper': {**cfg.optim_wrapper.to_dict(), 'type': 'OptimWrapper'}})
-    cfg.optim_wrapper.pop('loss_scale')
-    model = build(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    exempt = {id(p) for group in optimizer.param_groups if group['weight_decay'] == 0 for p in group['params']}
-    norms = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
-    expected = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters()}
-    assert exempt == expected
-    assert id(model.backbone.stages[0].blocks[0].offset_norm.weight) in exempt
+@pytest.mark.parametrize('method', ['mask_rcnn', 'cascade_mask_rcnn'])
+def test_detection_schedules(method):
+    once, thrice = load(f'{method}_atmnet_t_1x_coco'), load(f'{method}_atmnet_t_3x_coco')
+    assert [cfg.param_scheduler[1].milestones for cfg in (once, thrice)] == [[8, 11], [27, 33]]
+    assert once.param_scheduler[0] == thrice.param_scheduler[0]
+    assert once.param_scheduler[0].end == 1000
+    assert [t.type for t in once.train_dataloader.dataset.pipeline][2] == 'Resize'
+    assert once.train_dataloader.dataset.pipeline[2].scale == (1333, 800)
+    policies = next(t for t in thrice.train_dataloader.dataset.pipeline if t.type == 'RandomChoice').transforms
+    assert [[t.type for t in policy] for policy in policies] == [
+        ['RandomChoiceResize'],
+        ['RandomChoiceResize', 'RandomCrop', 'RandomChoiceResize'],
+    ]
+    assert once.test_dataloader == thrice.test_dataloader
+
+
+def test_cascade_heads():
+    heads = load('cascade_mask_rcnn_atmnet_b_3x_coco').model.roi_head.bbox_head
+    for head in heads:
+        assert (head.type, head.num_shared_convs, head.num_shared_fcs) == ('ConvFCBBoxHead', 4, 1)
+        assert head.loss_bbox == {'type': 'GIoULoss', 'loss_weight': 10.0}
+        assert head.norm_cfg.type == 'SyncBN'
+        assert head.reg_class_agnostic
+        assert head.reg_decoded_bbox
+    assert [head.bbox_coder.target_stds[0] for head in heads] == [0.1, 0.05, 0.033]
+
+
+def test_retinanet_levels():
+    model = build_on_meta(load('retinanet_atmnet_xt_1x_coco'))
+    assert model.backbone.out_strides == (8, 16, 32)
+    assert [s[0] for s in model.bbox_head.prior_generator.strides] == [8, 16, 32, 64, 128]
+    assert (model.neck.start_level, model.neck.num_outs, model.neck.add_extra_convs) == (0, 5, 'on_input')
+    assert load('retinanet_atmnet_xt_1x_coco').optim_wrapper.get('clip_grad') is None
+
+
+def test_imagenet_recipe():
+    cfg = load('atmnet_t_in1k')
+    pipeline = {t.type: t for t in cfg.train_dataloader.dataset.pipeline}
+    augment = pipeline['RandAugment']
+    assert (augment.policies, augment.magnitude_level, augment.magnitude_std) == ('timm_increasing', 9, 0.5)
+    assert pipeline['RandomErasing'].erase_prob == 0.25
+    assert [(a.type, a.alpha) for a in cfg.model.train_cfg.augments] == [('Mixup', 0.8), ('CutMix', 1.0)]
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    warm_up, cosine = cfg.param_scheduler
+    assert (warm_up.end, warm_up.start_factor * 1e-3) == (5, pytest.approx(1e-6))
+    assert (cosine.begin, cosine.eta_min) == (5, 1e-5)
+    assert [(h.type, 1 - h.momentum) for h in cfg.custom_hooks] == [('EMAHook', pytest.approx(0.99996))]
+
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+
+
+@pytest.mark.parametrize(
+    ('name', 'exempt'),
+    [
+        ('upernet_atmnet_xt_ade20k', lambda owner, name: isinstance(owner, NORMS)),
+        ('semantic_fpn_atmnet_xt_ade20k', lambda owner, name: False),
+        ('mask_rcnn_atmnet_xt_1x_coco', lambda owner, name: isinstance(owner, NORMS)),
+        ('cascade_mask_rcnn_atmnet_xt_3x_coco', lambda owner, name: isinstance(owner, NORMS)),
+        ('retinanet_atmnet_xt_1x_coco', lambda owner, name: False),
+        (
+            'atmnet_xt_in1k',
+            lambda owner, name: isinstance(owner, NORMS) or name.endswith('bias') or '.position.' in name,
+        ),
+    ],
+)
+def test_no_weight_decay_reaches_exactly_what_the_recipe_names(name, exempt):
+    cfg = load(name)
+    wrapper = {**cfg.optim_wrapper.to_dict(), 'type': 'OptimWrapper'}
+    wrapper.pop('loss_scale', None)
+    model = build_on_meta(cfg)
+    optimizer = build_optim_wrapper(model, ConfigDict(wrapper)).optimizer
+    decayed = {id(p) for group in optimizer.param_groups if group['weight_decay'] > 0 for p in group['params']}
+    names = {
+        f'{prefix}.{n}': (id(p), owner)
+        for prefix, owner in model.named_modules()
+        for n, p in owner.named_parameters(recurse=False)
+    }
+    assert {n for n, (i, _) in names.items() if i not in decayed} == {
+        n for n, (_, owner) in names.items() if exempt(owner, n)
+    }
+    assert 'backbone.stages.0.blocks.0.offset_norm.weight' in names
 
 
 def test_no_two_configs_resolve_to_the_same():
     texts = [re.sub(r'checkpoints/\S+', '', Config.fromfile(path).pretty_text) for path in CONFIGS]
-    assert len(texts) == len(set(texts)) == 6
+    assert len(texts) == len(set(texts)) == 48
 
 
 def test_authors_upernet_file_has_every_key(tmp_path):
     """A stand-in of the authors' UperNet-L file fills the whole model: same keys, same shapes."""
     backbone = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS['l'], pyramid=True))
     path = stand_ins.upernet_file(tmp_path / 'l.pth', backbone, ARCHS['l']['channels'], 150, 512, 256)
-    weights = read_checkpoint(str(path))['state_dict']
-    model = build(upernet('l'))
-    keys = model.load_state_dict(weights, strict=True, assign=True)
+    fill(build_on_meta(load('upernet_atmnet_l_ade20k')), path)
+
+
+def test_authors_imagenet_file_has_every_key(tmp_path):
+    weights = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS['xt'], pyramid=False))
+    fill(build_on_meta(load('atmnet_xt_in1k')), stand_ins.imagenet_file(tmp_path / 'xt.pth', weights))
+
+
+def fill(model: nn.Module, path: Path) -> None:
+    keys = model.load_state_dict(read_checkpoint(str(path))['state_dict'], strict=True, assign=True)
     assert not keys.missing_keys
     assert not keys.unexpected_keys
     assert not any(parameter.is_meta for parameter in model.parameters())
 
 
-def test_shapes_config_fits_the_data():
-    cfg = Config.fromfile(ROOT / 'configs/upernet_atmnet_mini_shapes.py')
+@pytest.mark.parametrize('name', sorted(OTHERS - set(STREETS)))
+def test_shapes_configs_fit_the_data(name):
+    cfg = load(name)
+    classes, folder = (SHAPES, 'coco') if 'rcnn' in name else (SHAPES, 'imagenet')
+    if 'upernet' in name:
+        classes, folder = SEMANTIC_CLASSES, 'ade'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        assert loader.dataset.metainfo.classes == SEMANTIC_CLASSES
-        assert loader.dataset.reduce_zero_label
-    model = build(cfg)
-    assert model.num_classes == len(SEMANTIC_CLASSES)
-    assert Path(cfg.train_dataloader.dataset.data_root) == Path('data/shapes/ade')
+        assert (loader.dataset.get('metainfo') or loader.dataset)['classes'] == classes
+        assert Path(loader.dataset.data_root) == Path('data/shapes') / folder
+    model = build_on_meta(cfg)
+    head = {'ade': 'decode_head', 'coco': 'roi_head.bbox_head', 'imagenet': 'head'}[folder]
+    assert model.get_submodule(head).num_classes == len(classes)
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size
+
+
+def test_streets_configs_differ_in_the_model_only():
+    configs = [load(name) for name in STREETS]
+    for key in ('train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
+        assert all(cfg[key] == configs[0][key] for cfg in configs)
+    for cfg in configs:
+        assert not any(
+            'checkpoint' in (part.get('init_cfg') or ()) for part in cfg.model.values() if isinstance(part, dict)
+        )
+        assert cfg.model.get('pretrained') is None
+        assert [cfg.model[head].num_classes for head in ('decode_head', 'auxiliary_head')] == [11, 11]
+        features = build_on_meta(cfg).backbone(torch.empty(1, 3, 64, 64, device='meta'))
+        assert [f.shape[1] for f in features] == cfg.model.decode_head.in_channels
+
+
+def test_mim_finds_the_configs():
+    """In the package, where mim looks."""
+    folder = ROOT / 'mmatm/.mim'
+    (metafile,) = yaml.safe_load((folder / 'model-index.yml').read_text())['Import']
+    models = yaml.safe_load((folder / metafile).read_text())['Models']
+    assert [(folder / model['Config']).is_file() for model in models] == [True] * len(PAPERS)
+    assert {model['Name'] for model in models} == {Path(model['Config']).stem for model in models} == set(PAPERS)
+    metrics = {name for model in models for name in model['Results'][0]['Metrics']}
+    assert metrics
+    assert all(name == 'not measured' or name.endswith(' (paper)') for name in metrics)

@@ -3,12 +3,12 @@
 
 from pathlib import Path
 
-from mmatm.command_line import config_parser, read_config, run
+from mmatm.command_line import read_config, run, runner_parser
 from mmatm.visualization import draw_segmentation
 
 
 def main() -> None:
-    parser = config_parser(__doc__)
+    parser = runner_parser(__doc__)
     parser.add_argument('checkpoint')
     parser.add_argument('--count', type=int, default=6, help='pictures, spread over the test data')
     parser.add_argument('--out', help='the file to write; by default segmentation.png in the work folder')

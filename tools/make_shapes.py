@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes the data set of shapes, in the layouts of ADE20K (FOLDER/ade) and COCO (FOLDER/coco)."""
+"""Makes the data set of shapes: scenes in the layouts of ADE20K and COCO, single shapes in that of ImageNet."""
 
 import argparse
 

@@ -4,15 +4,17 @@
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import DumpResults
 
-from mmatm.command_line import config_parser, read_config, run
+from mmatm.command_line import read_config, run, runner_parser
 from mmatm.errors import InputError
+from mmatm.results import write_result
 from mmatm.runner import Runner
 
 
 def main() -> None:
-    parser = config_parser(__doc__)
+    parser = runner_parser(__doc__)
     parser.add_argument('checkpoint')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, flips')
     parser.add_argument('--out', help='a .pkl file for the predictions, or a folder for label maps of segmentation')
@@ -33,7 +35,11 @@ def main() -> None:
     runner = Runner.from_cfg(cfg)
     if pickle_file:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    runner.test()
+    metrics = runner.test()
+    if is_main_process():
+        pictures = len(runner.test_dataloader.dataset)
+        path = write_result(cfg, args.cfg_options, args.checkpoint, args.tta, pictures, metrics, get_world_size())
+        print(f'result: {path}')
 
 
 def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:

@@ -2,14 +2,14 @@
 """Trains the model of a config, whatever its task."""
 
 from mmatm.checkpoint import latest_checkpoint
-from mmatm.command_line import config_parser, read_config, run
+from mmatm.command_line import read_config, run, runner_parser
 from mmatm.config import fit_to_machine, require_start_weights, start_from_scratch
 from mmatm.errors import InputError
 from mmatm.runner import Runner
 
 
 def main() -> None:
-    parser = config_parser(__doc__)
+    parser = runner_parser(__doc__)
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='learning rate by the batch size')
     parser.add_argument(

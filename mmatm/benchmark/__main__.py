@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from .measure import environment, peak_memory, precision, profile, time_all
+from mmatm.environment import environment
+
+from .measure import peak_memory, precision, profile, time_all
 from .problems import LEVELS, Problem, prepare, problems
 from .report import markdown, ratios, split_docs, update_docs
 

@@ -1,7 +1,6 @@
-"""How it is measured: time, memory, precision, and the environment."""
+"""How it is measured: time, memory and precision."""
 
 import ctypes
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import torch
 from mmatm.models import ATMNet
 from mmatm.models.atmnet import Block
 from mmatm.ops import axial_sample
-from mmatm.version import __version__
 
 MIN_SAMPLE_S = 20e-3  # shorter runs are timed several at once
 MIN_REPEATS, MAX_REPEATS = 5, 200
@@ -172,24 +170,3 @@ def _maps_and_gradients(x: torch.Tensor, offset: torch.Tensor, weights: torch.Te
     x, offset = x.requires_grad_(), offset.clone().requires_grad_()
     maps = torch.stack(axial_sample(x, offset))
     return [maps.detach(), *torch.autograd.grad(maps, (x, offset), weights)]
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What the figures depend on."""
-    names = [line.split(':')[1].strip() for line in _cpu_info() if line.startswith('model name')]
-    found = dict(
-        mmatm=__version__,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        cpu=names[0] if names else platform.processor(),
-        threads=torch.get_num_threads(),
-        capability=torch.backends.cpu.get_cpu_capability(),
-    )
-    if device == 'cuda':
-        found['gpu'] = torch.cuda.get_device_name()
-    return found
-
-
-def _cpu_info() -> list[str]:
-    path = Path('/proc/cpuinfo')
-    return path.read_text().splitlines() if path.exists() else []

@@ -87,7 +87,7 @@ def _choose(x: Tensor, backend: str | None) -> str:
         if reason is None:
             return name
         reasons.append(reason)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and not x.is_meta:
         _say_once(f'axial sampling runs on its plain definition, which is slower: {"; ".join(reasons)}')
     return 'reference'
 

@@ -1,0 +1,3 @@
+# ATMNet-B on ImageNet-1K, 300 epochs at 224x224. Recipe: published by the authors; drop path 0.3 stands in.
+_base_ = './atmnet_t_in1k.py'
+model = dict(backbone=dict(arch='b', drop_path_rate=0.3))

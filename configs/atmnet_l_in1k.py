@@ -1,0 +1,6 @@
+# ATMNet-L on ImageNet-1K, 300 epochs at 224x224. Recipe: published by the authors; drop path 0.3 stands in.
+_base_ = './atmnet_t_in1k.py'
+model = dict(
+    backbone=dict(arch='l', drop_path_rate=0.3),
+    head=dict(in_channels=768),
+)

@@ -1,0 +1,3 @@
+# Cascade Mask R-CNN + ATMNet-S on COCO, 36 epochs, multi-scale. Recipe: Swin's stands in.
+_base_ = './cascade_mask_rcnn_atmnet_t_3x_coco.py'
+model = dict(backbone=dict(arch='s', drop_path_rate=0.2, init_cfg=dict(checkpoint='checkpoints/atmnet_s_in1k.pth')))

@@ -1,0 +1,3 @@
+# RetinaNet + ATMNet-S on COCO, 12 epochs at 800x1333. Recipe: PVT's stands in; epochs are published.
+_base_ = './retinanet_atmnet_t_1x_coco.py'
+model = dict(backbone=dict(arch='s', drop_path_rate=0.2, init_cfg=dict(checkpoint='checkpoints/atmnet_s_in1k.pth')))

@@ -1,0 +1,3 @@
+# Semantic FPN + ATMNet-S on ADE20K, 40k iterations. Recipe: PVT's stands in; iterations and heads are published.
+_base_ = './semantic_fpn_atmnet_t_ade20k.py'
+model = dict(backbone=dict(arch='s', drop_path_rate=0.1, init_cfg=dict(checkpoint='checkpoints/atmnet_s_in1k.pth')))

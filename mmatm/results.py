@@ -1,0 +1,99 @@
+"""What a test leaves behind: a small file with its metrics and all that they depend on."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmatm.environment import environment
+
+_TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
+# Options that say where the data lies and how it is read: they change no result, and are nobody else's business.
+_NEUTRAL = ('data_root', 'ann_file', 'num_workers', 'persistent_workers', 'randomness.seed')
+
+
+def write_result(
+    cfg: Config,
+    options: dict[str, Any] | None,
+    checkpoint: str,
+    augmented: bool,
+    pictures: int,
+    metrics: dict[str, float],
+    processes: int,
+) -> Path:
+    """Writes `result_{checkpoint}.json` into the work folder.
+
+    Args:
+        cfg: The config that was tested with.
+        options: What `--cfg-options` changed in it.
+        checkpoint: The file with the weights.
+        augmented: Whether with test-time augmentation.
+        pictures: Number of pictures tested on.
+        metrics: As the evaluator gave them.
+        processes: Number of processes.
+
+    Returns:
+        The file.
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    versions = {name: _version(name) for name in _TOOLBOXES}
+    dataset = cfg.test_dataloader.dataset
+    result = dict(
+        config=Path(cfg.filename).stem,
+        options={key: str(value) for key, value in (options or {}).items() if not key.endswith(_NEUTRAL)},
+        checkpoint=Path(checkpoint).name,
+        checkpoint_sha256=hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        augmented=augmented,
+        data=dict(type=dataset.get('type'), pictures=pictures),
+        metrics={name: float(value) for name, value in metrics.items()},
+        training=summarize_training(Path(checkpoint).parent, cfg),
+        environment={**environment(device), **versions, 'processes': processes},
+        date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+    )
+    path = Path(cfg.work_dir) / f'result_{Path(checkpoint).stem}{"_tta" if augmented else ""}.json'
+    path.write_text(json.dumps(result, indent=2) + '\n')
+    return path
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All result files below a folder."""
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob('result_*.json'))]
+
+
+def summarize_training(folder: Path, cfg: Config) -> dict[str, Any] | None:
+    """What MMEngine's logs in a work folder tell of the training there, or None without logs.
+
+    Returns:
+        `iterations`, `first_loss` and `last_loss` (means of a logging interval), `seconds_per_iteration` (the median
+        of the intervals), `batch_size` (a process), `peak_memory_mib` (None on CPU) and `seed` (None if not fixed).
+    """
+    entries: list[dict] = []
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        new = [line for line in lines if 'loss' in line and 'time' in line]
+        if new:  # resumed, or begun anew
+            entries = [entry for entry in entries if entry['step'] < new[0]['step']] + new
+    if not entries:
+        return None
+    times = sorted(entry['time'] for entry in entries)
+    return dict(
+        iterations=entries[-1].get('iter', entries[-1]['step']),
+        first_loss=round(entries[0]['loss'], 4),
+        last_loss=round(entries[-1]['loss'], 4),
+        seconds_per_iteration=round(times[len(times) // 2], 4),
+        batch_size=cfg.train_dataloader.batch_size,
+        peak_memory_mib=max((entry.get('memory', 0) for entry in entries), default=0) or None,
+        seed=(cfg.get('randomness') or {}).get('seed'),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,250 @@
+"""The paper's tables beside what this project counts and measures."""
+
+import statistics
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmatm.checkpoint import latest_checkpoint, published_weights
+from mmatm.config import load_config
+from mmatm.flops import count
+
+SIZES = {'ATMNet-xT': 'xt', 'ATMNet-T': 't', 'ATMNet-S': 's', 'ATMNet-B': 'b', 'ATMNet-L': 'l'}
+STREETS = ('upernet_atmnet_xt_streets', 'upernet_swin_t_streets', 'upernet_r50_streets', 'upernet_convnext_t_streets')
+STREETS_PICTURES = 101
+# Of the many metrics of a test, those to show.
+_SHOWN = {
+    'coco/bbox_mAP': 'AP box',
+    'coco/bbox_mAP_50': 'AP50 box',
+    'coco/segm_mAP': 'AP mask',
+    'mIoU': 'mIoU',
+    'accuracy/top1': 'top-1',
+}
+NOT_MEASURED = 'not measured'
+
+
+def read_tables(path: Path) -> list[dict[str, Any]]:
+    """The paper's tables, each with a row for every size of ATMNet, also for those without a published figure.
+
+    Rows of ATMNet get the key `config`, the name of this project's config.
+    """
+    tables = yaml.safe_load(path.read_text())
+    for table in tables:
+        rows = {row['model']: row for row in table['rows'] if 'size' not in row}
+        own = [rows.get(model, {'model': model}) for model in SIZES]
+        others = [row for row in table['rows'] if row not in own]
+        table['rows'] = own + others
+        for row in table['rows']:
+            if row['model'] in SIZES:
+                size = SIZES[row['model']] + (f'_{row["size"]}' if 'size' in row else '')
+                row['config'] = table['config'].format(size=size)
+    return tables
+
+
+def configs(tables: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """(table, row, file or toolbox's name) of each row with a config."""
+    for table in tables:
+        for row in table['rows']:
+            if name := row.get('config'):
+                yield table, row, name if '::' in name else f'configs/{name}.py'
+
+
+def own_rows(tables: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """The same for the rows of ATMNet only."""
+    return (entry for entry in configs(tables) if entry[1]['model'] in SIZES)
+
+
+def shape_of(table: dict[str, Any], row: dict[str, Any]) -> tuple[int, int]:
+    """(H, W) of the picture at which a row is counted."""
+    return (row['size'], row['size']) if 'size' in row else tuple(table['shape'])
+
+
+def count_all(tables: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Parameters and FLOPs of every row with a config, by the config's name."""
+    counts = {}
+    for table, row, path in configs(tables):
+        total = count(load_config(path), shape_of(table, row))['total']
+        counts[row['config']] = dict(params=total.params, flops=total.flops)
+    return counts
+
+
+def agrees(published: float, counted: float) -> bool:
+    """Whether a count gives the published figure when rounded alike, or is within 0.5 % of it."""
+    digits = len(str(published).partition('.')[2]) if isinstance(published, float) else 0
+    return round(counted, digits) == published or abs(counted / published - 1) <= 0.005
+
+
+def merge_results(known: Iterable[dict], new: Iterable[dict]) -> list[dict]:
+    """Results of tests, the newest of each config, checkpoint, data and augmentation."""
+    newest: dict[tuple, dict] = {}
+    for result in sorted([*known, *new], key=lambda result: result['date']):
+        key = (result['config'], result['checkpoint_sha256'], result['augmented'], str(result['data']))
+        newest[key] = result
+    return sorted(newest.values(), key=lambda result: (result['config'], result['date']))
+
+
+def measured(table: dict[str, Any], row: dict[str, Any], results: Iterable[dict]) -> dict[str, float]:
+    """What was measured for a row, in percent by the table's metrics: the newest full test with its config as it is."""
+    found = {}
+    for result in results:
+        full = result['data']['pictures'] == table['pictures'] and not result['options']
+        if full and result['config'] == row.get('config'):
+            for key, (_, metric) in table['metrics'].items():
+                if metric in result['metrics'] and result['augmented'] == key.endswith('_ms'):
+                    found[key] = _percent(metric, result['metrics'][metric])
+    return found
+
+
+def _percent(metric: str, value: float) -> float:
+    return 100 * value if metric.startswith('coco/') else value
+
+
+def render(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]], results: list[dict]) -> str:
+    """All tables in markdown."""
+    used = [_table(table, counts, results) for table in tables]
+    return '\n\n'.join([*used, _streets_table(results), _other_table(tables, results)]) + '\n'
+
+
+def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: list[dict]) -> str:
+    height, width = table['shape']
+    titles = [title for title, _ in table['metrics'].values()]
+    head = ['model', "M, paper's", 'M, counted', "GFLOPs, paper's", 'GFLOPs, counted', *titles, 'measured here']
+    rows, notes = [], [table['note']] if 'note' in table else []
+    for row in table['rows']:
+        counted = counts.get(row.get('config'), {})
+        measurement = measured(table, row, results)
+        found = ', '.join(f'{table["metrics"][key][0]} {value:.2f}' for key, value in measurement.items())
+        rows.append([
+            row['model'] + (f' at {row["size"]}' if 'size' in row else ''),
+            row.get('params', ''),
+            _counted(row.get('params'), counted.get('params'), 1e6),
+            row.get('flops', ''),
+            _counted(row.get('flops'), counted.get('flops'), 1e9),
+            *[row.get(key, '') for key in table['metrics']],
+            (found or NOT_MEASURED) if row['model'] in SIZES else '',
+        ])  # fmt: skip
+        if 'note' in row:
+            notes.append(f'{row["model"]}: {row["note"]}')
+    below = ''.join(f'\n{note}\n' for note in notes)
+    return f'## {table["title"]}\n\nFLOPs at {height}x{width}.\n\n{markdown(head, rows)}{below}'.rstrip()
+
+
+def _counted(published: float | None, counted: int | None, unit: float) -> str:
+    """A count, with its difference where it does not agree."""
+    if counted is None:
+        return ''
+    value = counted / unit
+    if published is None or agrees(published, value):
+        return f'{value:.2f}'
+    return f'{value:.2f} ({100 * (value / published - 1):+.1f} %)'
+
+
+def _streets_table(results: list[dict]) -> str:
+    head = ['config', 'seeds', 'mIoU', 'images/s in training', 'peak memory (MiB)', 'on']
+    rows = []
+    for config in STREETS:
+        own = [r for r in results if r['config'] == config and not r['options'] and r['training']]
+        own = [r for r in own if r['data']['pictures'] == STREETS_PICTURES]
+        if not own:
+            rows.append([config, *[NOT_MEASURED] * 4, ''])
+            continue
+        miou = [r['metrics']['mIoU'] for r in own]
+        speeds = [r['training']['batch_size'] / r['training']['seconds_per_iteration'] for r in own]
+        memory = [r['training']['peak_memory_mib'] or 0 for r in own]
+        rows.append([
+            config,
+            len(own),
+            f'{statistics.mean(miou):.2f} ({min(miou):.2f} to {max(miou):.2f})',
+            f'{statistics.mean(speeds):.1f}',
+            max(memory) or NOT_MEASURED,
+            own[-1]['environment'].get('gpu', own[-1]['environment']['cpu']),
+        ])  # fmt: skip
+    return (
+        '## Four backbones under UperNet on street scenes, from scratch\n\n'
+        'One recipe and budget for all, 11 classes, 101 validation pictures: `python tools/compare_streets.py`.\n\n'
+        + markdown(head, rows)
+    )
+
+
+def _other_table(tables: list[dict[str, Any]], results: list[dict]) -> str:
+    head = ['config', 'pictures', 'iterations', 'loss, first to last', 'measured', 'checkpoint', 'on']
+    placed = {id(r) for t in tables for row in t['rows'] for r in results if measured(t, row, [r])}
+    rows = []
+    for result in results:
+        if id(result) in placed or (result['config'] in STREETS and not result['options']):
+            continue
+        shown = [
+            f'{title} {_percent(metric, result["metrics"][metric]):.2f}'
+            for metric, title in _SHOWN.items()
+            if metric in result['metrics']
+        ]
+        training = result['training'] or {}
+        rows.append([
+            result['config'] + (' (options)' if result['options'] else ''),
+            result['data']['pictures'],
+            training.get('iterations', ''),
+            f'{training["first_loss"]:.2f} to {training["last_loss"]:.2f}' if training else '',
+            ', '.join(shown),
+            result['checkpoint_sha256'][:8],
+            result['environment'].get('gpu', 'CPU'),
+        ])  # fmt: skip
+    return (
+        "## Other measurements\n\nOn other data than the benchmarks', or with options, which results.json lists.\n\n"
+        + (markdown(head, rows) if rows else NOT_MEASURED)
+    )
+
+
+def markdown(head: list[str], rows: Iterable[list]) -> str:
+    """A table."""
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def metafile(tables: Iterable[dict[str, Any]], counts: dict[str, dict[str, int]]) -> str:
+    """OpenMMLab's description of the configs, for `mim`. Metrics are the paper's and say so."""
+    models = []
+    for table, row, path in own_rows(tables):
+        published = {f'{title} (paper)': row[key] for key, (title, _) in table['metrics'].items() if key in row}
+        counted = counts[row['config']]
+        models.append({
+            'Name': row['config'],
+            'In Collection': 'ATMNet',
+            'Config': path,
+            'Metadata': {
+                'Parameters': counted['params'],
+                'FLOPs': counted['flops'],
+                'Training Data': table['dataset'],
+            },
+            'Results': [
+                {'Task': table['task'], 'Dataset': table['dataset'], 'Metrics': published or {NOT_MEASURED: None}}
+            ],
+        })  # fmt: skip
+    collection = {
+        'Name': 'ATMNet',
+        'Metadata': {'Architecture': ['ATMNet', 'Active Token Mixer']},
+        'Paper': {'Title': 'Active Token Mixer', 'URL': 'https://arxiv.org/abs/2203.06108'},
+        'README': 'README.md',
+    }
+    head = "# Written by tools/reproduce_tables.py. Metrics are the paper's, not measured here.\n"
+    return head + yaml.safe_dump({'Collections': [collection], 'Models': models}, sort_keys=False)
+
+
+def find_checkpoint(config: str, checkpoints: Path, work_dirs: Path) -> str | None:
+    """The weights to test a config with: checkpoints/NAME.pth, or the newest of its work folder."""
+    path = checkpoints / f'{config}.pth'
+    return str(path) if path.is_file() else latest_checkpoint(str(work_dirs / config))
+
+
+def missing(tables: Iterable[dict[str, Any]], checkpoints: Path, work_dirs: Path) -> list[str]:
+    """What has to be fetched or trained before every row can be measured."""
+    lines = {}
+    for table, row, path in own_rows(tables):
+        root = Path(load_config(path).test_dataloader.dataset.data_root)
+        if not root.is_dir():
+            lines[f'data {root}: {table["fetch"]}'] = None
+        if find_checkpoint(row['config'], checkpoints, work_dirs) is None:
+            where = f'{published_weights(row["config"])}; or tools/train.py {path}'
+            lines[f'weights {checkpoints / row["config"]}.pth: {where}'] = None
+    return list(lines)

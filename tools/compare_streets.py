@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Trains and tests four backbones under UperNet with one recipe, from scratch, on the street scenes in data/streets.
+tools/reproduce_tables.py lays the results side by side."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from mmatm.command_line import run
+from mmatm.tables import STREETS
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--seeds', type=int, default=3, help='trainings of each backbone')
+    parser.add_argument('--work-dirs', type=Path, default=ROOT / 'work_dirs')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for a trial: see train.py')
+    args = parser.parse_args()
+    for seed in range(args.seeds):
+        for name in STREETS:
+            config, work_dir = str(ROOT / f'configs/{name}.py'), args.work_dirs / f'{name}_seed{seed}'
+            common = ['--work-dir', str(work_dir), '--cfg-options', *args.cfg_options, f'+randomness.seed={seed}']
+            # What was interrupted goes on.
+            subprocess.run([sys.executable, str(ROOT / 'tools/train.py'), config, '--resume', *common], check=True)
+            checkpoint = (work_dir / 'last_checkpoint').read_text()
+            subprocess.run([sys.executable, str(ROOT / 'tools/test.py'), config, checkpoint, *common], check=True)
+
+
+if __name__ == '__main__':
+    run(main)

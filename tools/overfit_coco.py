@@ -1,0 +1,101 @@
+#!/usr/bin/env python
+"""Overfits a detector to a few COCO pictures, from scratch at reduced size, and tests it on them in one process and in
+two. What works learns them by heart. The pictures are those of the training set whose smallest object is largest."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mmatm.command_line import run
+from mmatm.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', nargs='?', default=str(ROOT / 'configs/mask_rcnn_atmnet_xt_1x_coco.py'))
+    parser.add_argument('--data-root', type=Path, default=ROOT / 'data/coco')
+    parser.add_argument('--pictures', type=int, default=8)
+    parser.add_argument('--epochs', type=int, default=150)
+    parser.add_argument('--scale', type=int, nargs=2, default=(320, 224), metavar=('LONG', 'SHORT'), help='in pixels')
+    parser.add_argument('--work-dir', type=Path)
+    args = parser.parse_args()
+    work_dir = (args.work_dir or ROOT / 'work_dirs' / f'overfit_{Path(args.config).stem}').absolute()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    annotations = work_dir / 'annotations.json'
+    annotations.write_text(json.dumps(choose(args.data_root, args.pictures)))
+
+    scale = f'({args.scale[0]},{args.scale[1]})'
+    options = [
+        f'test_evaluator.ann_file={annotations}',
+        f'val_evaluator.ann_file={annotations}',
+        'train_dataloader.dataset.pipeline.2.scale=' + scale,
+        'train_dataloader.dataset.pipeline.3.prob=0.0',
+        'train_dataloader.batch_size=4',
+        'train_dataloader.num_workers=1',
+        '+model.backbone.drop_path_rate=0.0',
+        'optim_wrapper.optimizer.lr=3e-4',
+        '+optim_wrapper.clip_grad.max_norm=5.0',
+        'param_scheduler.0.end=20',
+        f'param_scheduler.1.milestones=[{args.epochs * 4 // 5}]',
+        f'param_scheduler.1.end={args.epochs}',
+        f'train_cfg.max_epochs={args.epochs}',
+        f'train_cfg.val_interval={args.epochs}',
+        f'default_hooks.checkpoint.interval={args.epochs}',
+        'default_hooks.logger.interval=1',
+        '+randomness.seed=0',
+    ]
+    for split in ('train', 'val', 'test'):
+        options += [
+            f'{split}_dataloader.dataset.ann_file={annotations}',
+            f'{split}_dataloader.dataset.data_prefix.img={args.data_root.absolute()}/train2017/',
+        ]
+        if split != 'train':
+            options += [f'{split}_dataloader.dataset.pipeline.1.scale={scale}', f'{split}_dataloader.num_workers=1']
+
+    common = ['--work-dir', str(work_dir), '--cfg-options', *options]
+    python = [sys.executable, str(ROOT / 'tools/train.py'), args.config, '--from-scratch', *common]
+    subprocess.run(python, check=True)
+    checkpoint = str(work_dir / f'epoch_{args.epochs}.pth')
+    one = [sys.executable, str(ROOT / 'tools/test.py'), args.config, checkpoint, *common]
+    two = [str(ROOT / 'tools/dist_test.sh'), args.config, checkpoint, '2', *common]
+    found = [test(command) for command in (one, two)]
+    training = json.loads((work_dir / f'result_epoch_{args.epochs}.json').read_text())['training']
+    print(f'loss {training["first_loss"]} to {training["last_loss"]} in {training["iterations"]} iterations')
+    print('one process:', *found[0])
+    print('two processes:', *found[1])
+    if found[0] != found[1]:
+        raise InputError('one process and two do not agree')
+
+
+def choose(data_root: Path, count: int) -> dict:
+    """The annotations of the pictures to learn."""
+    path = data_root / 'annotations/instances_train2017.json'
+    if not path.is_file():
+        raise InputError(f'there is no {path}; name the folder of COCO with --data-root')
+    coco = json.loads(path.read_text())
+    objects: dict[int, list[dict]] = {}
+    for annotation in coco['annotations']:
+        objects.setdefault(annotation['image_id'], []).append(annotation)
+    smallest = {image: min(a['area'] for a in found) for image, found in objects.items()}
+    crowded = {image for image, found in objects.items() if any(a['iscrowd'] for a in found)}
+    chosen = set(sorted(set(smallest) - crowded, key=smallest.__getitem__)[-count:])
+    return {
+        **coco,
+        'images': [image for image in coco['images'] if image['id'] in chosen],
+        'annotations': [annotation for annotation in coco['annotations'] if annotation['image_id'] in chosen],
+    }
+
+
+def test(command: list[str]) -> list[str]:
+    """The figures that a test prints."""
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    return re.findall(r'coco/(?:bbox|segm)_mAP: \S+', output)
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Writes the paper's tables beside what this project counts and measures: docs/results.md, docs/results.json and
+configs/metafile.yml. Results of tests are taken from the work folders; --run makes them."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from mmatm.command_line import run
+from mmatm.results import read_results
+from mmatm.tables import count_all, find_checkpoint, merge_results, metafile, missing, own_rows, read_tables, render
+
+ROOT = Path(__file__).parents[1]
+HEAD = """# Results
+
+Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
+"the paper's" are figures of the paper's authors ([paper_tables.yml](paper_tables.yml)), "counted" is by
+`tools/get_flops.py`, with the difference where a count does not agree, and "measured here" is by `tools/test.py` on the
+whole validation data with the config as it is.
+
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--run', action='store_true', help='test every config that has weights and data, first')
+    parser.add_argument('--gpus', type=int, default=1, help='processes of a test, through dist_test.sh')
+    parser.add_argument('--work-dirs', type=Path, default=ROOT / 'work_dirs')
+    parser.add_argument('--checkpoints', type=Path, default=ROOT / 'checkpoints', help='folder of CONFIG_NAME.pth')
+    parser.add_argument('--out', type=Path, default=ROOT, help='folder to write docs/ and configs/metafile.yml into')
+    args = parser.parse_args()
+
+    tables = read_tables(ROOT / 'docs/paper_tables.yml')
+    if args.run:
+        test_all(tables, args)
+    known = json.loads((ROOT / 'docs/results.json').read_text())['results']
+    results = merge_results(known, read_results(args.work_dirs))
+    counts = count_all(tables)
+    for folder in ('docs', 'configs'):
+        (args.out / folder).mkdir(exist_ok=True)
+    (args.out / 'docs/results.json').write_text(json.dumps({'counts': counts, 'results': results}, indent=1) + '\n')
+    (args.out / 'docs/results.md').write_text(HEAD + render(tables, counts, results))
+    (args.out / 'configs/metafile.yml').write_text(metafile(tables, counts))
+    print(f'written: {args.out}/docs/results.md, docs/results.json, configs/metafile.yml')
+    lines = missing(tables, args.checkpoints, args.work_dirs)
+    if lines:
+        print('not measured for want of:', *lines, sep='\n  ')
+
+
+def test_all(tables: list[dict], args: argparse.Namespace) -> None:
+    """Tests every config of ATMNet with weights; a test that fails does not keep the others from being made."""
+    for table, row, path in own_rows(tables):
+        checkpoint = find_checkpoint(row['config'], args.checkpoints, args.work_dirs)
+        if checkpoint is None:
+            continue
+        work_dir = ['--work-dir', str(args.work_dirs / row['config'])]
+        for tta in [[], ['--tta']] if any(key.endswith('_ms') for key in table['metrics']) else [[]]:
+            single = [sys.executable, str(ROOT / 'tools/test.py'), path, checkpoint]
+            several = [str(ROOT / 'tools/dist_test.sh'), path, checkpoint, str(args.gpus)]
+            command = [*(several if args.gpus > 1 else single), *work_dir, *tta]
+            print('testing:', *command, flush=True)
+            if subprocess.run(command, cwd=ROOT, check=False).returncode:
+                print(f'failed: {" ".join(command)}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    run(main)
