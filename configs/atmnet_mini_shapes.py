@@ -17,12 +17,12 @@ model = dict(
         drop_path_rate=0.0,
         out_indices=(3,),
     ),
-    head=dict(in_channels=128, num_classes=len(SHAPES), topk=1, cal_acc=False),
+    head=dict(in_channels=128, num_classes=len(SHAPES)),
     train_cfg=None,
 )
 data_preprocessor = dict(num_classes=len(SHAPES))
 
-dataset = dict(_delete_=True, type='CustomDataset', data_root='data/shapes/imagenet', classes=SHAPES)
+dataset = dict(_delete_=True, type='CustomDataset', data_root='data/shapes/imagenet', classes=sorted(SHAPES))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
@@ -30,19 +30,19 @@ train_pipeline = [
 ]
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 train_dataloader = dict(
-    batch_size=16, num_workers=1, dataset=dict(**dataset, data_prefix='train', pipeline=train_pipeline)
+    batch_size=32, num_workers=1, dataset=dict(**dataset, data_prefix='train', pipeline=train_pipeline)
 )
 val_dataloader = dict(num_workers=1, dataset=dict(**dataset, data_prefix='val', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=1)
 test_evaluator = val_evaluator
 
-auto_scale_lr = dict(base_batch_size=16)
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=32)
+optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=30, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=10, val_interval=5)
+train_cfg = dict(max_epochs=30, val_interval=10)
 custom_hooks = [dict(type='EMAHook', momentum=0.02, priority='ABOVE_NORMAL')]
-default_hooks = dict(checkpoint=dict(interval=5, max_keep_ckpts=2))
+default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=2))

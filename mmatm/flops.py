@@ -24,10 +24,9 @@ def _per_value(into: int = 0, out: int = 0) -> Callable[..., int]:
 _RULES = {
     torch.ops.aten.native_layer_norm: _per_value(into=5),
     torch.ops.aten.native_group_norm: _per_value(into=5),
-    torch.ops.aten.native_batch_norm: _per_value(into=2),
+    torch.ops.aten._native_batch_norm_legit_no_training: _per_value(into=2),
     torch.ops.aten.upsample_nearest2d: _per_value(out=1),
     torch.ops.aten.upsample_bilinear2d: _per_value(out=4),
-    torch.ops.aten._adaptive_avg_pool2d: _per_value(into=1),
 }
 # What the heads of a two-stage detector are counted on.
 BOX_PROPOSALS, MASK_PROPOSALS = 1000, 100
@@ -79,9 +78,9 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     """Counts the model of a config on one picture, in evaluation mode.
 
     FLOPs are counted as fvcore does: the multiply-accumulates of convolutions, linear layers and matrix products, and
-    a few for each value of norms, resizing and pooling. ATMNet's sampling is not counted; the linear layers of its
-    mixer are, one by one, however they are computed. The heads of a two-stage detector are counted on 1000 proposals
-    for boxes and 100 for masks, at each stage of a cascade.
+    a few for each value of norms and resizing, but not its one for pooling. ATMNet's sampling is not counted; the
+    linear layers of its mixer are, one by one, however they are computed. The heads of a two-stage detector are counted
+    on 1000 proposals for boxes and 100 for masks, at each stage of a cascade.
 
     Args:
         cfg: Config of a segmentor, detector or classifier.

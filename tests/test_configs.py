@@ -233,7 +233,7 @@ def fill(model: nn.Module, path: Path) -> None:
 @pytest.mark.parametrize('name', sorted(OTHERS - set(STREETS)))
 def test_shapes_configs_fit_the_data(name):
     cfg = load(name)
-    classes, folder = (SHAPES, 'coco') if 'rcnn' in name else (SHAPES, 'imagenet')
+    classes, folder = (SHAPES, 'coco') if 'rcnn' in name else (sorted(SHAPES), 'imagenet')
     if 'upernet' in name:
         classes, folder = SEMANTIC_CLASSES, 'ade'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):

@@ -1,0 +1,177 @@
+"""What tests leave behind, and the tables made of it."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from mmengine.config import Config
+
+from mmatm.results import read_results, summarize_training, write_result
+from mmatm.tables import find_checkpoint, measured, merge_results, metafile, missing, read_tables, render
+
+TABLES = read_tables(ROOT / 'docs/paper_tables.yml')
+UPERNET = next(table for table in TABLES if table['name'] == 'upernet')
+ROW = next(row for row in UPERNET['rows'] if row['model'] == 'ATMNet-T')
+
+
+def result(**changes):
+    return {
+        'config': 'upernet_atmnet_t_ade20k',
+        'options': {},
+        'checkpoint': 'iter_160000.pth',
+        'checkpoint_sha256': '0123456789abcdef',
+        'augmented': False,
+        'data': {'type': 'ADE20KDataset', 'pictures': 2000},
+        'metrics': {'mIoU': 46.4, 'aAcc': 80.0},
+        'training': None,
+        'environment': {'torch': '2.11.0', 'cpu': 'a CPU'},
+        'date': '2026-01-01T00:00:00Z',
+        **changes,
+    }
+
+
+def test_docs_are_what_the_record_gives():
+    """Run tools/reproduce_tables.py if this fails."""
+    record = json.loads((ROOT / 'docs/results.json').read_text())
+    text = (ROOT / 'docs/results.md').read_text()
+    assert text[text.index('## ') :] == render(TABLES, record['counts'], record['results'])
+    assert (ROOT / 'configs/metafile.yml').read_text() == metafile(TABLES, record['counts'])
+
+
+def test_all_sizes_are_in_every_table_and_all_configs_exist():
+    for table in TABLES:
+        assert {'ATMNet-xT', 'ATMNet-T', 'ATMNet-S', 'ATMNet-B', 'ATMNet-L'} <= {row['model'] for row in table['rows']}
+        for row in table['rows']:
+            if row['model'].startswith('ATMNet'):
+                assert (ROOT / f'configs/{row["config"]}.py').is_file()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'expected'),
+    [
+        ({}, {'miou': 46.4}),
+        ({'augmented': True}, {'miou_ms': 46.4}),
+        ({'data': {'type': 'ADE20KDataset', 'pictures': 101}}, {}),
+        ({'options': {'model.backbone.arch': 's'}}, {}),
+        ({'config': 'upernet_atmnet_s_ade20k'}, {}),
+    ],
+)
+def test_only_a_full_test_of_the_config_as_it_is_counts(changes, expected):
+    assert measured(UPERNET, ROW, [result(**changes)]) == expected
+
+
+def test_measurements_in_the_tables():
+    coco = result(
+        config='mask_rcnn_atmnet_b_1x_coco',
+        data={'type': 'CocoDataset', 'pictures': 5000},
+        metrics={'coco/bbox_mAP': 0.461, 'coco/segm_mAP': 0.42},
+    )
+    small = result(data={'type': 'ADE20KDataset', 'pictures': 101}, training=TRAINING, metrics={'mIoU': 19.15})
+    text = render(TABLES, {}, [result(), coco, small])
+    assert text.count('| mIoU 46.40 |') == 1
+    assert text.count('| AP box 46.10, AP mask 42.00 |') == 1
+    assert '| upernet_atmnet_t_ade20k | 101 | 9 | 6.00 to 2.00 | mIoU 19.15 | 01234567 | CPU |' in text
+    assert '| upernet_swin_t_streets | not measured |' in text
+
+
+TRAINING = {
+    'iterations': 9,
+    'first_loss': 6.0,
+    'last_loss': 2.0,
+    'seconds_per_iteration': 0.25,
+    'batch_size': 8,
+    'peak_memory_mib': 1000,
+    'seed': 0,
+}
+
+
+def test_streets_table_takes_full_trainings_of_all_seeds():
+    street = {'config': 'upernet_r50_streets', 'data': {'type': 'BaseSegDataset', 'pictures': 101}}
+    seeds = [result(**street, training=TRAINING, metrics={'mIoU': value}) for value in (60.0, 62.0)]
+    trial = result(**street, training=TRAINING, options={'train_cfg.max_iters': '2'}, metrics={'mIoU': 1.0})
+    text = render(TABLES, {}, [*seeds, trial])
+    assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 32.0 | 1000 | a CPU |' in text
+
+
+def test_newest_result_of_the_same_test_stays():
+    old, new = result(), result(date='2026-02-01T00:00:00Z', metrics={'mIoU': 47.0})
+    other = result(checkpoint_sha256='f' * 64)
+    assert merge_results([new, other], [old]) == [other, new]
+
+
+def log(folder: Path, *lines: dict) -> None:
+    path = folder / 'vis_data/scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('\n'.join(map(json.dumps, lines)))
+
+
+def test_training_is_summarized_over_resuming_and_beginning_anew(tmp_path):
+    def line(step, loss, **more):
+        return {'loss': loss, 'time': step / 100, 'step': step, 'iter': step, **more}
+
+    log(tmp_path / '1', line(1, 9.0), line(2, 8.0), line(3, 7.0))  # another training, before
+    log(tmp_path / '2', line(1, 6.0), line(2, 5.0, memory=500), {'mIoU': 1.0, 'step': 2}, line(3, 4.5))
+    log(tmp_path / '3', line(3, 4.0), line(4, 3.0, memory=400))  # resumed from iteration 2
+    cfg = Config(dict(train_dataloader=dict(batch_size=4), randomness=dict(seed=7)))
+    assert summarize_training(tmp_path, cfg) == {
+        'iterations': 4,
+        'first_loss': 6.0,
+        'last_loss': 3.0,
+        'seconds_per_iteration': 0.03,
+        'batch_size': 4,
+        'peak_memory_mib': 500,
+        'seed': 7,
+    }
+    assert summarize_training(tmp_path / '1/vis_data', cfg) is None
+
+
+def test_result_file_holds_no_paths(tmp_path):
+    (tmp_path / 'weights.pth').write_bytes(b'weights')
+    cfg = Config.fromfile(ROOT / 'configs/upernet_atmnet_mini_shapes.py')
+    cfg.work_dir = str(tmp_path)
+    options = {'test_dataloader.dataset.data_root': '/home/me/ade', 'model.backbone.frozen_stages': 1}
+    path = write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {'mIoU': 1.5}, 2)
+    assert path == tmp_path / 'result_weights_tta.json'
+    (found,) = read_results(tmp_path)
+    assert found['options'] == {'model.backbone.frozen_stages': '1'}
+    assert found['checkpoint_sha256'][:8] == '9a129038'
+    assert found['config'] == 'upernet_atmnet_mini_shapes'
+    assert found['environment']['mmsegmentation'] == '1.2.2'
+    assert str(tmp_path) not in path.read_text()
+    assert '/home' not in path.read_text()
+
+
+def test_missing_weights_and_data_say_where_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    table = {**UPERNET, 'rows': UPERNET['rows'][:5]}
+    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints/upernet_atmnet_t_ade20k.pth').touch()
+    lines = missing([table], tmp_path / 'checkpoints', tmp_path / 'work_dirs')
+    assert len(lines) == 5  # the data once, four weights
+    assert 'ADEChallengeData2016.zip' in lines[0]
+    assert '1vWTI7gRiI3Fd5g6UPziSyafliq3yrhrO' in lines[-1]
+    assert 'do not publish them; or tools/train.py configs/upernet_atmnet_xt_ade20k.py' in lines[1]
+    found = find_checkpoint('upernet_atmnet_t_ade20k', tmp_path / 'checkpoints', tmp_path / 'work_dirs')
+    assert found == str(tmp_path / 'checkpoints/upernet_atmnet_t_ade20k.pth')
+
+
+@pytest.mark.parametrize('gpus', [1, 4])
+def test_run_tests_every_checkpoint_that_is_there(gpus, tmp_path, monkeypatch):
+    (tmp_path / 'upernet_atmnet_t_ade20k.pth').touch()
+    (tmp_path / 'retinanet_atmnet_t_1x_coco.pth').touch()
+    commands = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr('subprocess.run', lambda command, **_: commands.append(command[-6:]) or Done())
+    tool = runpy.run_path(str(ROOT / 'tools/reproduce_tables.py'))
+    args = type('Arguments', (), {'gpus': gpus, 'checkpoints': tmp_path, 'work_dirs': tmp_path / 'work'})
+    tool['test_all'](TABLES, args)
+    assert len(commands) == 3  # UperNet with and without augmentation
+    assert [command[-1] == '--tta' for command in commands] == [False, True, False]
+    assert all(str(gpus) in command or gpus == 1 for command in commands)
+    assert sum('configs/upernet_atmnet_t_ade20k.py' in command for command in commands) >= 1
