@@ -14,7 +14,7 @@ from mmatm.environment import environment
 
 _TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
 # Options that say where the data lies and how it is read: they change no result, and are nobody else's business.
-_NEUTRAL = ('data_root', 'ann_file', 'num_workers', 'persistent_workers', 'randomness.seed')
+_NEUTRAL = ('data_root', 'data_prefix', 'ann_file', 'num_workers', 'persistent_workers', 'randomness.seed')
 
 
 def write_result(
@@ -45,7 +45,11 @@ def write_result(
     dataset = cfg.test_dataloader.dataset
     result = dict(
         config=Path(cfg.filename).stem,
-        options={key: str(value) for key, value in (options or {}).items() if not key.endswith(_NEUTRAL)},
+        options={
+            key.removeprefix('+'): Path(value).name if str(value).startswith('/') else str(value)
+            for key, value in (options or {}).items()
+            if not any(name in key for name in _NEUTRAL)
+        },
         checkpoint=Path(checkpoint).name,
         checkpoint_sha256=hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
         augmented=augmented,

@@ -131,11 +131,16 @@ def test_result_file_holds_no_paths(tmp_path):
     (tmp_path / 'weights.pth').write_bytes(b'weights')
     cfg = Config.fromfile(ROOT / 'configs/upernet_atmnet_mini_shapes.py')
     cfg.work_dir = str(tmp_path)
-    options = {'test_dataloader.dataset.data_root': '/home/me/ade', 'model.backbone.frozen_stages': 1}
+    options = {
+        'test_dataloader.dataset.data_root': '/home/me/ade',
+        'test_dataloader.dataset.data_prefix.img': '/home/me/ade/images',
+        '+model.backbone.frozen_stages': 1,
+        'load_from': '/home/me/start.pth',
+    }
     path = write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {'mIoU': 1.5}, 2)
     assert path == tmp_path / 'result_weights_tta.json'
     (found,) = read_results(tmp_path)
-    assert found['options'] == {'model.backbone.frozen_stages': '1'}
+    assert found['options'] == {'model.backbone.frozen_stages': '1', 'load_from': 'start.pth'}
     assert found['checkpoint_sha256'][:8] == '9a129038'
     assert found['config'] == 'upernet_atmnet_mini_shapes'
     assert found['environment']['mmsegmentation'] == '1.2.2'

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mmatm.command_line import run
+from mmatm.errors import InputError
 from mmatm.tables import STREETS
 
 ROOT = Path(__file__).parents[1]
@@ -24,9 +25,13 @@ def main() -> None:
             config, work_dir = str(ROOT / f'configs/{name}.py'), args.work_dirs / f'{name}_seed{seed}'
             common = ['--work-dir', str(work_dir), '--cfg-options', *args.cfg_options, f'+randomness.seed={seed}']
             # What was interrupted goes on.
-            subprocess.run([sys.executable, str(ROOT / 'tools/train.py'), config, '--resume', *common], check=True)
-            checkpoint = (work_dir / 'last_checkpoint').read_text()
-            subprocess.run([sys.executable, str(ROOT / 'tools/test.py'), config, checkpoint, *common], check=True)
+            call('train.py', config, '--resume', *common)
+            call('test.py', config, (work_dir / 'last_checkpoint').read_text(), *common)
+
+
+def call(tool: str, *arguments: str) -> None:
+    if subprocess.run([sys.executable, str(ROOT / 'tools' / tool), *arguments], check=False).returncode:
+        raise InputError(f'{tool} failed, see above')
 
 
 if __name__ == '__main__':

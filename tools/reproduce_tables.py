@@ -4,6 +4,7 @@ configs/metafile.yml. Results of tests are taken from the work folders; --run ma
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_all(tables: list[dict], args: argparse.Namespace) -> None:
             several = [str(ROOT / 'tools/dist_test.sh'), path, checkpoint, str(args.gpus)]
             command = [*(several if args.gpus > 1 else single), *work_dir, *tta]
             print('testing:', *command, flush=True)
-            if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            env = {**os.environ, 'PYTHON': sys.executable}  # of dist_test.sh
+            if subprocess.run(command, cwd=ROOT, check=False, env=env).returncode:
                 print(f'failed: {" ".join(command)}', file=sys.stderr)
 
 

@@ -203,6 +203,8 @@ class ATMNet(BaseModule):
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(channels[i]))
         self.apply(init_parameters)
+        # Padding is 0. Were all biases too, LayerNorms of zeros would multiply its gradients until they overflow.
+        nn.init.normal_(self.stem.bias, std=0.02)
         # Else convolutions turn their weights around in every pass, and distributed training copies their gradients.
         self.to(memory_format=torch.channels_last)
         self._freeze()
