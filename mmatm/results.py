@@ -3,12 +3,14 @@
 import hashlib
 import importlib.metadata
 import json
+import numbers
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.fileio import get_local_path
 
 from mmatm.environment import environment
 
@@ -23,7 +25,7 @@ def write_result(
     checkpoint: str,
     augmented: bool,
     pictures: int,
-    metrics: dict[str, float],
+    metrics: dict[str, Any],
     processes: int,
 ) -> Path:
     """Writes `result_{checkpoint}.json` into the work folder.
@@ -34,7 +36,7 @@ def write_result(
         checkpoint: The file with the weights.
         augmented: Whether with test-time augmentation.
         pictures: Number of pictures tested on.
-        metrics: As the evaluator gave them.
+        metrics: As the evaluator gave them; only numbers are kept.
         processes: Number of processes.
 
     Returns:
@@ -51,10 +53,10 @@ def write_result(
             if not any(name in key for name in _NEUTRAL)
         },
         checkpoint=Path(checkpoint).name,
-        checkpoint_sha256=hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        checkpoint_sha256=_sha256(checkpoint),
         augmented=augmented,
         data=dict(type=dataset.get('type'), pictures=pictures),
-        metrics={name: float(value) for name, value in metrics.items()},
+        metrics={name: float(value) for name, value in metrics.items() if isinstance(value, numbers.Number)},
         training=summarize_training(Path(checkpoint).parent, cfg),
         environment={**environment(device), **versions, 'processes': processes},
         date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
@@ -78,7 +80,8 @@ def summarize_training(folder: Path, cfg: Config) -> dict[str, Any] | None:
     """
     entries: list[dict] = []
     for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        # The last line of a training that was killed may be cut short.
+        lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith('}')]
         new = [line for line in lines if 'loss' in line and 'time' in line]
         if new:  # resumed, or begun anew
             entries = [entry for entry in entries if entry['step'] < new[0]['step']] + new
@@ -90,10 +93,15 @@ def summarize_training(folder: Path, cfg: Config) -> dict[str, Any] | None:
         first_loss=round(entries[0]['loss'], 4),
         last_loss=round(entries[-1]['loss'], 4),
         seconds_per_iteration=round(times[len(times) // 2], 4),
-        batch_size=cfg.train_dataloader.batch_size,
+        batch_size=(cfg.get('train_dataloader') or {}).get('batch_size'),
         peak_memory_mib=max((entry.get('memory', 0) for entry in entries), default=0) or None,
         seed=(cfg.get('randomness') or {}).get('seed'),
     )
+
+
+def _sha256(path: str) -> str:
+    with get_local_path(path) as local_path:
+        return hashlib.sha256(Path(local_path).read_bytes()).hexdigest()
 
 
 def _version(package: str) -> str | None:

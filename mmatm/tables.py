@@ -146,7 +146,8 @@ def _streets_table(results: list[dict]) -> str:
     rows = []
     for config in STREETS:
         own = [r for r in results if r['config'] == config and not r['options'] and r['training']]
-        own = [r for r in own if r['data']['pictures'] == STREETS_PICTURES]
+        full = [r for r in own if r['data']['pictures'] == STREETS_PICTURES]
+        own = list({r['training']['seed']: r for r in full}.values())  # the newest of each seed
         if not own:
             rows.append([config, *[NOT_MEASURED] * 4, ''])
             continue

@@ -89,7 +89,10 @@ TRAINING = {
 
 def test_streets_table_takes_full_trainings_of_all_seeds():
     street = {'config': 'upernet_r50_streets', 'data': {'type': 'BaseSegDataset', 'pictures': 101}}
-    seeds = [result(**street, training=TRAINING, metrics={'mIoU': value}) for value in (60.0, 62.0)]
+    seeds = [
+        result(**street, training={**TRAINING, 'seed': seed}, metrics={'mIoU': value})
+        for seed, value in ((0, 10.0), (0, 60.0), (1, 62.0))
+    ]
     trial = result(**street, training=TRAINING, options={'train_cfg.max_iters': '2'}, metrics={'mIoU': 1.0})
     text = render(TABLES, {}, [*seeds, trial])
     assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 32.0 | 1000 | a CPU |' in text
@@ -114,6 +117,8 @@ def test_training_is_summarized_over_resuming_and_beginning_anew(tmp_path):
     log(tmp_path / '1', line(1, 9.0), line(2, 8.0), line(3, 7.0))  # another training, before
     log(tmp_path / '2', line(1, 6.0), line(2, 5.0, memory=500), {'mIoU': 1.0, 'step': 2}, line(3, 4.5))
     log(tmp_path / '3', line(3, 4.0), line(4, 3.0, memory=400))  # resumed from iteration 2
+    with (tmp_path / '3/vis_data/scalars.json').open('a') as file:
+        file.write('\n{"loss": 2.0, "ti')  # killed
     cfg = Config(dict(train_dataloader=dict(batch_size=4), randomness=dict(seed=7)))
     assert summarize_training(tmp_path, cfg) == {
         'iterations': 4,
@@ -137,13 +142,14 @@ def test_result_file_holds_no_paths(tmp_path):
         '+model.backbone.frozen_stages': 1,
         'load_from': '/home/me/start.pth',
     }
-    path = write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {'mIoU': 1.5}, 2)
+    path = write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {'mIoU': 1.5, 'by class': [1, 2]}, 2)
     assert path == tmp_path / 'result_weights_tta.json'
     (found,) = read_results(tmp_path)
     assert found['options'] == {'model.backbone.frozen_stages': '1', 'load_from': 'start.pth'}
     assert found['checkpoint_sha256'][:8] == '9a129038'
     assert found['config'] == 'upernet_atmnet_mini_shapes'
     assert found['environment']['mmsegmentation'] == '1.2.2'
+    assert found['metrics'] == {'mIoU': 1.5}
     assert str(tmp_path) not in path.read_text()
     assert '/home' not in path.read_text()
 

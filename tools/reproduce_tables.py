@@ -32,6 +32,10 @@ def main() -> None:
     parser.add_argument('--checkpoints', type=Path, default=ROOT / 'checkpoints', help='folder of CONFIG_NAME.pth')
     parser.add_argument('--out', type=Path, default=ROOT, help='folder to write docs/ and configs/metafile.yml into')
     args = parser.parse_args()
+    args.work_dirs, args.checkpoints, args.out = (
+        path.absolute() for path in (args.work_dirs, args.checkpoints, args.out)
+    )
+    os.chdir(ROOT)  # where the configs look for data
 
     tables = read_tables(ROOT / 'docs/paper_tables.yml')
     if args.run:
@@ -63,7 +67,7 @@ def test_all(tables: list[dict], args: argparse.Namespace) -> None:
             command = [*(several if args.gpus > 1 else single), *work_dir, *tta]
             print('testing:', *command, flush=True)
             env = {**os.environ, 'PYTHON': sys.executable}  # of dist_test.sh
-            if subprocess.run(command, cwd=ROOT, check=False, env=env).returncode:
+            if subprocess.run(command, check=False, env=env).returncode:
                 print(f'failed: {" ".join(command)}', file=sys.stderr)
 
 
