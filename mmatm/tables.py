@@ -77,10 +77,11 @@ def agrees(published: float, counted: float) -> bool:
 
 
 def merge_results(known: Iterable[dict], new: Iterable[dict]) -> list[dict]:
-    """Results of tests, the newest of each config, checkpoint, data and augmentation."""
-    newest: dict[tuple, dict] = {}
+    """Results of tests, the newest of each config with its options, checkpoint, data and augmentation."""
+    newest: dict[tuple[str, ...], dict] = {}
     for result in sorted([*known, *new], key=lambda result: result['date']):
-        key = (result['config'], result['checkpoint_sha256'], result['augmented'], str(result['data']))
+        same = ('config', 'checkpoint_sha256', 'augmented', 'data', 'options')
+        key = tuple(str(result[name]) for name in same)
         newest[key] = result
     return sorted(newest.values(), key=lambda result: (result['config'], result['date']))
 
