@@ -1,4 +1,4 @@
-# ATMNet-L on ImageNet-1K at 384x384, from the classifier at 224. Recipe: Swin's fine-tuning stands in, 30 epochs.
+# ATMNet-L on ImageNet-1K at 384x384, from the classifier at 224. Recipe: stands in, Swin's fine-tuning rates.
 _base_ = './atmnet_l_in1k.py'
 load_from = 'checkpoints/atmnet_l_in1k.pth'
 
@@ -23,3 +23,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=4e-7, by_epoch=True, begin=5, end=30),
 ]
 train_cfg = dict(max_epochs=30)
+custom_hooks = []  # an average over 30 epochs would hold much of the start

@@ -2,7 +2,14 @@
 _base_ = ['mmseg::_base_/models/upernet_convnext.py', './_base_/streets.py']
 model = dict(
     data_preprocessor=dict(size=(352, 352)),
-    backbone=dict(arch='tiny', drop_path_rate=0.1, init_cfg=None),
+    backbone=dict(
+        _delete_=True,
+        type='mmpretrain.ConvNeXt',
+        arch='tiny',
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.1,
+        gap_before_final_norm=False,
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=11),
     auxiliary_head=dict(in_channels=384, num_classes=11),
 )

@@ -106,7 +106,7 @@ def pretrained_cfgs(cfg: Config) -> list[ConfigDict]:
 def start_from_scratch(cfg: Config) -> None:
     """Takes the start weights out of the model's config."""
     for node in pretrained_cfgs(cfg):
-        node['init_cfg'] = None
+        del node['init_cfg']  # not None, which for some is no initialisation at all
 
 
 def require_start_weights(cfg: Config) -> None:

@@ -92,6 +92,8 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     Raises:
         InputError: A model that cannot be counted so.
     """
+    if not cfg.get('model'):
+        raise InputError('the config has no model')
     model = build_on_meta(cfg).eval()
     for module in model.modules():
         if isinstance(module, ActiveTokenMixer):
@@ -114,6 +116,9 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
 
     counts = {name: Count(_params(part), of(name, part)) for name, part in _components(model)}
     counts = {name: c for name, c in counts.items() if c.params or c.flops}
+    for name, counted in counts.items():
+        if name.startswith('roi_head.') and not counted.flops:
+            raise InputError(f'{type(model).__name__} cannot be counted: there is no rule for its {name}')
     return {**counts, 'total': Count(_params(model), flops['Global'])}
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import logging
 import numbers
 import time
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
 
+from mmatm.checkpoint import read_checkpoint
 from mmatm.environment import environment
 
 _TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
-# Options that say where the data lies and how it is read: they change no result, and are nobody else's business.
+# Options that say where the data lies and how it is read, which is nobody else's business.
 _NEUTRAL = ('data_root', 'data_prefix', 'ann_file', 'num_workers', 'persistent_workers', 'randomness.seed')
 
 
@@ -45,6 +48,7 @@ def write_result(
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     versions = {name: _version(name) for name in _TOOLBOXES}
     dataset = cfg.test_dataloader.dataset
+    meta = read_checkpoint(checkpoint).get('meta') or {}
     result = dict(
         config=Path(cfg.filename).stem,
         options={
@@ -57,7 +61,8 @@ def write_result(
         augmented=augmented,
         data=dict(type=dataset.get('type'), pictures=pictures),
         metrics={name: float(value) for name, value in metrics.items() if isinstance(value, numbers.Number)},
-        training=summarize_training(Path(checkpoint).parent, cfg),
+        finished=_finished(meta, cfg),
+        training=summarize_training(Path(checkpoint).parent, cfg, meta.get('iter')),
         environment={**environment(device), **versions, 'processes': processes},
         date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     )
@@ -67,12 +72,22 @@ def write_result(
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All result files below a folder."""
-    return [json.loads(path.read_text()) for path in sorted(folder.rglob('result_*.json'))]
+    """All result files below a folder; others of such a name are named in a warning."""
+    results = []
+    for path in sorted(folder.rglob('result_*.json')):
+        try:
+            result = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            result = None
+        if isinstance(result, dict) and 'checkpoint_sha256' in result:
+            results.append(result)
+        else:
+            print_log(f'{path} is no result of tools/test.py: left out', 'current', logging.WARNING)
+    return results
 
 
-def summarize_training(folder: Path, cfg: Config) -> dict[str, Any] | None:
-    """What MMEngine's logs in a work folder tell of the training there, or None without logs.
+def summarize_training(folder: Path, cfg: Config, last: int | None = None) -> dict[str, Any] | None:
+    """What MMEngine's logs in a work folder tell of the training there up to an iteration, or None without logs.
 
     Returns:
         `iterations`, `first_loss` and `last_loss` (means of a logging interval), `seconds_per_iteration` (the median
@@ -85,6 +100,7 @@ def summarize_training(folder: Path, cfg: Config) -> dict[str, Any] | None:
         new = [line for line in lines if 'loss' in line and 'time' in line]
         if new:  # resumed, or begun anew
             entries = [entry for entry in entries if entry['step'] < new[0]['step']] + new
+    entries = [entry for entry in entries if last is None or entry.get('iter', entry['step']) <= last]
     if not entries:
         return None
     times = sorted(entry['time'] for entry in entries)
@@ -97,6 +113,15 @@ def summarize_training(folder: Path, cfg: Config) -> dict[str, Any] | None:
         peak_memory_mib=max((entry.get('memory', 0) for entry in entries), default=0) or None,
         seed=(cfg.get('randomness') or {}).get('seed'),
     )
+
+
+def _finished(meta: dict[str, Any], cfg: Config) -> bool:
+    """Whether a checkpoint is of the end of the config's schedule; published files do not say and count as such."""
+    schedule = cfg.get('train_cfg') or {}
+    epochs, iterations = schedule.get('max_epochs'), schedule.get('max_iters')
+    if 'iter' not in meta:
+        return True
+    return meta.get('epoch', 0) >= epochs if epochs else meta['iter'] >= (iterations or 0)
 
 
 def _sha256(path: str) -> str:

@@ -23,6 +23,16 @@ _SHOWN = {
     'accuracy/top1': 'top-1',
 }
 NOT_MEASURED = 'not measured'
+HEAD = """# Results
+
+Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
+"the paper's" are figures of the paper's authors ([paper_tables.yml](paper_tables.yml)). "counted" is by
+`tools/get_flops.py`, with the difference where it is not the published figure: parameters as rounded, FLOPs to 0.5 %.
+"measured here" is by `tools/test.py`, on as many pictures as the validation data has, without options, with weights
+of the end of the config's schedule or published ones.
+
+"""
+FLOPS_TOLERANCE = 0.005
 
 
 def read_tables(path: Path) -> list[dict[str, Any]]:
@@ -70,10 +80,10 @@ def count_all(tables: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return counts
 
 
-def agrees(published: float, counted: float) -> bool:
-    """Whether a count gives the published figure when rounded alike, or is within 0.5 % of it."""
+def agrees(published: float, counted: float, tolerance: float = 0.0) -> bool:
+    """Whether a count gives the published figure when rounded alike, or is off by no more than that share of it."""
     digits = len(str(published).partition('.')[2]) if isinstance(published, float) else 0
-    return round(counted, digits) == published or abs(counted / published - 1) <= 0.005
+    return round(counted, digits) == published or abs(counted / published - 1) <= tolerance
 
 
 def merge_results(known: Iterable[dict], new: Iterable[dict]) -> list[dict]:
@@ -90,12 +100,17 @@ def measured(table: dict[str, Any], row: dict[str, Any], results: Iterable[dict]
     """What was measured for a row, in percent by the table's metrics: the newest full test with its config as it is."""
     found = {}
     for result in results:
-        full = result['data']['pictures'] == table['pictures'] and not result['options']
+        full = result['data']['pictures'] == table['pictures'] and _as_is(result)
         if full and result['config'] == row.get('config'):
             for key, (_, metric) in table['metrics'].items():
                 if metric in result['metrics'] and result['augmented'] == key.endswith('_ms'):
                     found[key] = _percent(metric, result['metrics'][metric])
     return found
+
+
+def _as_is(result: dict[str, Any]) -> bool:
+    """Whether a result is of the config without options, at the end of its schedule."""
+    return result['finished'] and not result['options']
 
 
 def _percent(metric: str, value: float) -> float:
@@ -105,7 +120,22 @@ def _percent(metric: str, value: float) -> float:
 def render(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]], results: list[dict]) -> str:
     """All tables in markdown."""
     used = [_table(table, counts, results) for table in tables]
-    return '\n\n'.join([*used, _streets_table(results), _other_table(tables, results)]) + '\n'
+    return HEAD + '\n\n'.join([*used, _streets_table(results), _other_table(tables, results)]) + '\n'
+
+
+def record(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]], results: list[dict]) -> dict[str, Any]:
+    """The same for programs: what was counted and measured, and the rows of ATMNet made of it."""
+    rows = [
+        {
+            'table': table['name'],
+            'config': row['config'],
+            'paper': {key: row[key] for key in ('params', 'flops', *table['metrics']) if key in row},
+            'counted': counts[row['config']],
+            'measured': measured(table, row, results) or None,
+        }
+        for table, row, _ in own_rows(tables)
+    ]
+    return {'counts': counts, 'results': results, 'rows': rows}
 
 
 def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: list[dict]) -> str:
@@ -120,24 +150,23 @@ def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: li
         rows.append([
             row['model'] + (f' at {row["size"]}' if 'size' in row else ''),
             row.get('params', ''),
-            _counted(row.get('params'), counted.get('params'), 1e6),
+            _counted(row.get('params'), counted.get('params'), 1e6, 0.0),
             row.get('flops', ''),
-            _counted(row.get('flops'), counted.get('flops'), 1e9),
+            _counted(row.get('flops'), counted.get('flops'), 1e9, FLOPS_TOLERANCE),
             *[row.get(key, '') for key in table['metrics']],
             (found or NOT_MEASURED) if row['model'] in SIZES else '',
         ])  # fmt: skip
         if 'note' in row:
             notes.append(f'{row["model"]}: {row["note"]}')
-    below = ''.join(f'\n{note}\n' for note in notes)
-    return f'## {table["title"]}\n\nFLOPs at {height}x{width}.\n\n{markdown(head, rows)}{below}'.rstrip()
+    return '\n\n'.join([f'## {table["title"]}', f'FLOPs at {height}x{width}.', markdown(head, rows), *notes])
 
 
-def _counted(published: float | None, counted: int | None, unit: float) -> str:
+def _counted(published: float | None, counted: int | None, unit: float, tolerance: float) -> str:
     """A count, with its difference where it does not agree."""
     if counted is None:
         return ''
     value = counted / unit
-    if published is None or agrees(published, value):
+    if published is None or agrees(published, value, tolerance):
         return f'{value:.2f}'
     return f'{value:.2f} ({100 * (value / published - 1):+.1f} %)'
 
@@ -146,9 +175,7 @@ def _streets_table(results: list[dict]) -> str:
     head = ['config', 'seeds', 'mIoU', 'images/s in training', 'peak memory (MiB)', 'on']
     rows = []
     for config in STREETS:
-        own = [r for r in results if r['config'] == config and not r['options'] and r['training']]
-        full = [r for r in own if r['data']['pictures'] == STREETS_PICTURES]
-        own = list({r['training']['seed']: r for r in full}.values())  # the newest of each seed
+        own = _street_results(config, results)
         if not own:
             rows.append([config, *[NOT_MEASURED] * 4, ''])
             continue
@@ -170,31 +197,39 @@ def _streets_table(results: list[dict]) -> str:
     )
 
 
+def _street_results(config: str, results: list[dict]) -> list[dict]:
+    """The newest result of each seed."""
+    full = [r for r in results if r['config'] == config and r['data']['pictures'] == STREETS_PICTURES and _as_is(r)]
+    return list({r['training']['seed']: r for r in full if r['training'] and 'mIoU' in r['metrics']}.values())
+
+
 def _other_table(tables: list[dict[str, Any]], results: list[dict]) -> str:
-    head = ['config', 'pictures', 'iterations', 'loss, first to last', 'measured', 'checkpoint', 'on']
+    head = ['config', 'pictures', 'iterations', 'minutes', 'loss, first to last', 'measured', 'checkpoint', 'on']
     placed = {id(r) for t in tables for row in t['rows'] for r in results if measured(t, row, [r])}
+    placed |= {id(r) for config in STREETS for r in _street_results(config, results)}
     rows = []
     for result in results:
-        if id(result) in placed or (result['config'] in STREETS and not result['options']):
+        if id(result) in placed:
             continue
         shown = [
             f'{title} {_percent(metric, result["metrics"][metric]):.2f}'
             for metric, title in _SHOWN.items()
-            if metric in result['metrics']
+            if result['metrics'].get(metric, -1) >= 0  # COCO's -1: no such objects
         ]
         training = result['training'] or {}
         rows.append([
-            result['config'] + (' (options)' if result['options'] else ''),
+            result['config'] + (' (options)' if result['options'] else '') + (' (TTA)' if result['augmented'] else ''),
             result['data']['pictures'],
             training.get('iterations', ''),
+            f'{training["iterations"] * training["seconds_per_iteration"] / 60:.0f}' if training else '',
             f'{training["first_loss"]:.2f} to {training["last_loss"]:.2f}' if training else '',
             ', '.join(shown),
             result['checkpoint_sha256'][:8],
             result['environment'].get('gpu', 'CPU'),
         ])  # fmt: skip
     return (
-        "## Other measurements\n\nOn other data than the benchmarks', or with options, which results.json lists.\n\n"
-        + (markdown(head, rows) if rows else NOT_MEASURED)
+        "## Other measurements\n\nOn other data than the benchmarks', with options, or in the middle of a schedule; "
+        'results.json says which.\n\n' + (markdown(head, rows) if rows else NOT_MEASURED)
     )
 
 
@@ -220,7 +255,7 @@ def metafile(tables: Iterable[dict[str, Any]], counts: dict[str, dict[str, int]]
                 'Training Data': table['dataset'],
             },
             'Results': [
-                {'Task': table['task'], 'Dataset': table['dataset'], 'Metrics': published or {NOT_MEASURED: None}}
+                {'Task': table['task'], 'Dataset': table['dataset'], 'Metrics': published or {'not published': None}}
             ],
         })  # fmt: skip
     collection = {
@@ -247,6 +282,6 @@ def missing(tables: Iterable[dict[str, Any]], checkpoints: Path, work_dirs: Path
         if not root.is_dir():
             lines[f'data {root}: {table["fetch"]}'] = None
         if find_checkpoint(row['config'], checkpoints, work_dirs) is None:
-            where = f'{published_weights(row["config"])}; or tools/train.py {path}'
+            where = f'{published_weights(row["config"])}. To train them: tools/train.py {path}'
             lines[f'weights {checkpoints / row["config"]}.pth: {where}'] = None
     return list(lines)

@@ -90,7 +90,7 @@ def test_name_and_content(name):
     assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', lr, weight_decay)
-    assert optimizer.betas == (0.9, 0.999) if part['method'] != 'retinanet' else True
+    assert optimizer.betas == (0.9, 0.999)
     last = cfg.param_scheduler[-1]
     if part['data'] == 'ade20k':
         assert cfg.train_cfg.max_iters == last.end == (160000 if part['method'] == 'upernet' else 40000)
@@ -107,6 +107,8 @@ def test_upernet_recipe():
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert [s.type for s in cfg.param_scheduler] == ['LinearLR', 'PolyLR']
     assert cfg.param_scheduler[0].end == cfg.param_scheduler[1].begin == 1500
+    assert cfg.param_scheduler[0].start_factor * 6e-5 <= 1e-6
+    assert (cfg.param_scheduler[1].power, cfg.param_scheduler[1].eta_min) == (1.0, 0.0)
     heads = cfg.model.decode_head, cfg.model.auxiliary_head
     assert [(h.channels, h.loss_decode.loss_weight, h.num_classes) for h in heads] == [(512, 1.0, 150), (256, 0.4, 150)]
 
@@ -114,12 +116,20 @@ def test_upernet_recipe():
 @pytest.mark.parametrize('method', ['upernet', 'semantic_fpn'])
 def test_ade20k_pipelines(method):
     cfg = load(f'{method}_atmnet_t_ade20k')
+    resize = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomResize')
+    assert (resize.scale, resize.ratio_range) == ((2048, 512), (0.5, 2.0))
     crop = next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomCrop')
     assert crop.crop_size == cfg.model.data_preprocessor.size == (512, 512)
     scales, flips = cfg.tta_pipeline[1].transforms[:2]
     assert [s.scale for s in scales] == [(int(2048 * r), int(512 * r)) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
     assert [f.prob for f in flips] == [0.0, 1.0]
     assert cfg.model.decode_head.num_classes == 150
+
+
+def test_semantic_fpn_recipe():
+    cfg = load('semantic_fpn_atmnet_l_ade20k')
+    assert [(s.type, s.power, s.begin) for s in cfg.param_scheduler] == [('PolyLR', 0.9, 0)]
+    assert (cfg.model.neck.out_channels, cfg.model.decode_head.channels) == (256, 128)
 
 
 @pytest.mark.parametrize('method', ['mask_rcnn', 'cascade_mask_rcnn'])
@@ -155,6 +165,7 @@ def test_retinanet_levels():
     assert [s[0] for s in model.bbox_head.prior_generator.strides] == [8, 16, 32, 64, 128]
     assert (model.neck.start_level, model.neck.num_outs, model.neck.add_extra_convs) == (0, 5, 'on_input')
     assert load('retinanet_atmnet_xt_1x_coco').optim_wrapper.get('clip_grad') is None
+    assert load('retinanet_atmnet_xt_1x_coco').param_scheduler[1].milestones == [8, 11]
 
 
 def test_imagenet_recipe():
@@ -254,6 +265,7 @@ def test_streets_configs_differ_in_the_model_only():
             'checkpoint' in (part.get('init_cfg') or ()) for part in cfg.model.values() if isinstance(part, dict)
         )
         assert cfg.model.get('pretrained') is None
+        assert 'init_cfg' not in cfg.model.backbone
         assert [cfg.model[head].num_classes for head in ('decode_head', 'auxiliary_head')] == [11, 11]
         features = build_on_meta(cfg).backbone(torch.empty(1, 3, 64, 64, device='meta'))
         assert [f.shape[1] for f in features] == cfg.model.decode_head.in_channels

@@ -1,15 +1,17 @@
 """What tests leave behind, and the tables made of it."""
 
+import hashlib
 import json
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from mmengine.config import Config
 
 from mmatm.results import read_results, summarize_training, write_result
-from mmatm.tables import find_checkpoint, measured, merge_results, metafile, missing, read_tables, render
+from mmatm.tables import find_checkpoint, measured, merge_results, metafile, missing, read_tables, record, render
 
 TABLES = read_tables(ROOT / 'docs/paper_tables.yml')
 UPERNET = next(table for table in TABLES if table['name'] == 'upernet')
@@ -23,6 +25,7 @@ def result(**changes):
         'checkpoint': 'iter_160000.pth',
         'checkpoint_sha256': '0123456789abcdef',
         'augmented': False,
+        'finished': True,
         'data': {'type': 'ADE20KDataset', 'pictures': 2000},
         'metrics': {'mIoU': 46.4, 'aAcc': 80.0},
         'training': None,
@@ -34,10 +37,10 @@ def result(**changes):
 
 def test_docs_are_what_the_record_gives():
     """Run tools/reproduce_tables.py if this fails."""
-    record = json.loads((ROOT / 'docs/results.json').read_text())
-    text = (ROOT / 'docs/results.md').read_text()
-    assert text[text.index('## ') :] == render(TABLES, record['counts'], record['results'])
-    assert (ROOT / 'configs/metafile.yml').read_text() == metafile(TABLES, record['counts'])
+    found = json.loads((ROOT / 'docs/results.json').read_text())
+    assert (ROOT / 'docs/results.md').read_text() == render(TABLES, found['counts'], found['results'])
+    assert found == json.loads(json.dumps(record(TABLES, found['counts'], found['results'])))
+    assert (ROOT / 'configs/metafile.yml').read_text() == metafile(TABLES, found['counts'])
 
 
 def test_all_sizes_are_in_every_table_and_all_configs_exist():
@@ -55,6 +58,7 @@ def test_all_sizes_are_in_every_table_and_all_configs_exist():
         ({'augmented': True}, {'miou_ms': 46.4}),
         ({'data': {'type': 'ADE20KDataset', 'pictures': 101}}, {}),
         ({'options': {'model.backbone.arch': 's'}}, {}),
+        ({'finished': False}, {}),
         ({'config': 'upernet_atmnet_s_ade20k'}, {}),
     ],
 )
@@ -68,11 +72,14 @@ def test_measurements_in_the_tables():
         data={'type': 'CocoDataset', 'pictures': 5000},
         metrics={'coco/bbox_mAP': 0.461, 'coco/segm_mAP': 0.42},
     )
-    small = result(data={'type': 'ADE20KDataset', 'pictures': 101}, training=TRAINING, metrics={'mIoU': 19.15})
+    training = {**TRAINING, 'seconds_per_iteration': 400 / 3}
+    small = {'data': {'type': 'ADE20KDataset', 'pictures': 101}, 'training': training, 'augmented': True}
+    small = result(**small, metrics={'mIoU': 19.15, 'coco/bbox_mAP': -1.0})
     text = render(TABLES, {}, [result(), coco, small])
     assert text.count('| mIoU 46.40 |') == 1
     assert text.count('| AP box 46.10, AP mask 42.00 |') == 1
-    assert '| upernet_atmnet_t_ade20k | 101 | 9 | 6.00 to 2.00 | mIoU 19.15 | 01234567 | CPU |' in text
+    assert '| upernet_atmnet_t_ade20k (TTA) | 101 | 9 | 20 | 6.00 to 2.00 | mIoU 19.15 | 01234567 | CPU |' in text
+    assert '-100' not in text
     assert '| upernet_swin_t_streets | not measured |' in text
 
 
@@ -94,14 +101,15 @@ def test_streets_table_takes_full_trainings_of_all_seeds():
         for seed, value in ((0, 10.0), (0, 60.0), (1, 62.0))
     ]
     trial = result(**street, training=TRAINING, options={'train_cfg.max_iters': '2'}, metrics={'mIoU': 1.0})
-    text = render(TABLES, {}, [*seeds, trial])
+    halfway = result(**street, training=TRAINING, finished=False, metrics={'mIoU': 2.0})
+    text = render(TABLES, {}, [*seeds, trial, halfway])
     assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 32.0 | 1000 | a CPU |' in text
 
 
 def test_newest_result_of_the_same_test_stays():
     old, new = result(), result(date='2026-02-01T00:00:00Z', metrics={'mIoU': 47.0})
-    other = result(checkpoint_sha256='f' * 64)
-    assert merge_results([new, other], [old]) == [other, new]
+    others = [result(checkpoint_sha256='f' * 64), result(options={'model.test_cfg.mode': 'slide'})]
+    assert merge_results([new, *others], [old]) == [*others, new]
 
 
 def log(folder: Path, *lines: dict) -> None:
@@ -129,11 +137,13 @@ def test_training_is_summarized_over_resuming_and_beginning_anew(tmp_path):
         'peak_memory_mib': 500,
         'seed': 7,
     }
+    assert summarize_training(tmp_path, cfg, last=2)['last_loss'] == 5.0
     assert summarize_training(tmp_path / '1/vis_data', cfg) is None
 
 
 def test_result_file_holds_no_paths(tmp_path):
-    (tmp_path / 'weights.pth').write_bytes(b'weights')
+    torch.save({'state_dict': {'w': torch.zeros(1)}, 'meta': {'iter': 1200, 'epoch': 0}}, tmp_path / 'weights.pth')
+    sha256 = hashlib.sha256((tmp_path / 'weights.pth').read_bytes()).hexdigest()
     cfg = Config.fromfile(ROOT / 'configs/upernet_atmnet_mini_shapes.py')
     cfg.work_dir = str(tmp_path)
     options = {
@@ -146,7 +156,13 @@ def test_result_file_holds_no_paths(tmp_path):
     assert path == tmp_path / 'result_weights_tta.json'
     (found,) = read_results(tmp_path)
     assert found['options'] == {'model.backbone.frozen_stages': '1', 'load_from': 'start.pth'}
-    assert found['checkpoint_sha256'][:8] == '9a129038'
+    assert found['checkpoint_sha256'] == sha256
+    assert found['finished']
+    torch.save({'state_dict': {'w': torch.zeros(1)}, 'meta': {'iter': 1199, 'epoch': 0}}, tmp_path / 'weights.pth')
+    write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {}, 1)
+    (tmp_path / 'result_other.json').write_text('[]')
+    (unfinished,) = read_results(tmp_path)
+    assert not unfinished['finished']
     assert found['config'] == 'upernet_atmnet_mini_shapes'
     assert found['environment']['mmsegmentation'] == '1.2.2'
     assert found['metrics'] == {'mIoU': 1.5}
@@ -164,7 +180,7 @@ def test_missing_weights_and_data_say_where_to_get_them(tmp_path, monkeypatch):
     assert len(lines) == 5  # the data once, four weights
     assert 'ADEChallengeData2016.zip' in lines[0]
     assert '1vWTI7gRiI3Fd5g6UPziSyafliq3yrhrO' in lines[-1]
-    assert 'do not publish them; or tools/train.py configs/upernet_atmnet_xt_ade20k.py' in lines[1]
+    assert 'do not publish them. To train them: tools/train.py configs/upernet_atmnet_xt_ade20k.py' in lines[1]
     found = find_checkpoint('upernet_atmnet_t_ade20k', tmp_path / 'checkpoints', tmp_path / 'work_dirs')
     assert found == str(tmp_path / 'checkpoints/upernet_atmnet_t_ade20k.pth')
 
@@ -181,7 +197,7 @@ def test_run_tests_every_checkpoint_that_is_there(gpus, tmp_path, monkeypatch):
     monkeypatch.setattr('subprocess.run', lambda command, **_: commands.append(command[-6:]) or Done())
     tool = runpy.run_path(str(ROOT / 'tools/reproduce_tables.py'))
     args = type('Arguments', (), {'gpus': gpus, 'checkpoints': tmp_path, 'work_dirs': tmp_path / 'work'})
-    tool['test_all'](TABLES, args)
+    assert tool['test_all'](TABLES, args) == []
     assert len(commands) == 3  # UperNet with and without augmentation
     assert [command[-1] == '--tta' for command in commands] == [False, True, False]
     assert all(str(gpus) in command or gpus == 1 for command in commands)

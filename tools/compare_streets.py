@@ -17,12 +17,17 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--seeds', type=int, default=3, help='trainings of each backbone')
-    parser.add_argument('--work-dirs', type=Path, default=ROOT / 'work_dirs')
+    parser.add_argument('--work-dirs', type=Path)
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for a trial: see train.py')
     args = parser.parse_args()
+    if args.cfg_options and not args.work_dirs:
+        raise InputError(
+            'with --cfg-options name another folder with --work-dirs: what is in work_dirs is gone on with'
+        )
+    work_dirs = args.work_dirs or ROOT / 'work_dirs'
     for seed in range(args.seeds):
         for name in STREETS:
-            config, work_dir = str(ROOT / f'configs/{name}.py'), args.work_dirs / f'{name}_seed{seed}'
+            config, work_dir = str(ROOT / f'configs/{name}.py'), work_dirs / f'{name}_seed{seed}'
             common = ['--work-dir', str(work_dir), '--cfg-options', *args.cfg_options, f'+randomness.seed={seed}']
             # What was interrupted goes on.
             call('train.py', config, '--resume', *common)

@@ -10,23 +10,26 @@ import sys
 from pathlib import Path
 
 from mmatm.command_line import run
+from mmatm.errors import InputError
 from mmatm.results import read_results
-from mmatm.tables import count_all, find_checkpoint, merge_results, metafile, missing, own_rows, read_tables, render
+from mmatm.tables import (
+    count_all,
+    find_checkpoint,
+    merge_results,
+    metafile,
+    missing,
+    own_rows,
+    read_tables,
+    record,
+    render,
+)
 
 ROOT = Path(__file__).parents[1]
-HEAD = """# Results
-
-Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
-"the paper's" are figures of the paper's authors ([paper_tables.yml](paper_tables.yml)), "counted" is by
-`tools/get_flops.py`, with the difference where a count does not agree, and "measured here" is by `tools/test.py` on the
-whole validation data with the config as it is.
-
-"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--run', action='store_true', help='test every config that has weights and data, first')
+    parser.add_argument('--run', action='store_true', help='first test every config that has weights')
     parser.add_argument('--gpus', type=int, default=1, help='processes of a test, through dist_test.sh')
     parser.add_argument('--work-dirs', type=Path, default=ROOT / 'work_dirs')
     parser.add_argument('--checkpoints', type=Path, default=ROOT / 'checkpoints', help='folder of CONFIG_NAME.pth')
@@ -38,24 +41,26 @@ def main() -> None:
     os.chdir(ROOT)  # where the configs look for data
 
     tables = read_tables(ROOT / 'docs/paper_tables.yml')
-    if args.run:
-        test_all(tables, args)
+    failed = test_all(tables, args) if args.run else []
     known = json.loads((ROOT / 'docs/results.json').read_text())['results']
     results = merge_results(known, read_results(args.work_dirs))
-    counts = count_all(tables)
     for folder in ('docs', 'configs'):
-        (args.out / folder).mkdir(exist_ok=True)
-    (args.out / 'docs/results.json').write_text(json.dumps({'counts': counts, 'results': results}, indent=1) + '\n')
-    (args.out / 'docs/results.md').write_text(HEAD + render(tables, counts, results))
+        (args.out / folder).mkdir(parents=True, exist_ok=True)
+    counts = count_all(tables)
+    (args.out / 'docs/results.json').write_text(json.dumps(record(tables, counts, results), indent=1) + '\n')
+    (args.out / 'docs/results.md').write_text(render(tables, counts, results))
     (args.out / 'configs/metafile.yml').write_text(metafile(tables, counts))
     print(f'written: {args.out}/docs/results.md, docs/results.json, configs/metafile.yml')
     lines = missing(tables, args.checkpoints, args.work_dirs)
     if lines:
         print('not measured for want of:', *lines, sep='\n  ')
+    if failed:
+        raise InputError('\n  '.join(['these tests failed, see above:', *failed]))
 
 
-def test_all(tables: list[dict], args: argparse.Namespace) -> None:
-    """Tests every config of ATMNet with weights; a test that fails does not keep the others from being made."""
+def test_all(tables: list[dict], args: argparse.Namespace) -> list[str]:
+    """Tests every config of ATMNet with weights, and returns the commands that failed."""
+    failed = []
     for table, row, path in own_rows(tables):
         checkpoint = find_checkpoint(row['config'], args.checkpoints, args.work_dirs)
         if checkpoint is None:
@@ -68,7 +73,8 @@ def test_all(tables: list[dict], args: argparse.Namespace) -> None:
             print('testing:', *command, flush=True)
             env = {**os.environ, 'PYTHON': sys.executable}  # of dist_test.sh
             if subprocess.run(command, check=False, env=env).returncode:
-                print(f'failed: {" ".join(command)}', file=sys.stderr)
+                failed.append(' '.join(command))
+    return failed
 
 
 if __name__ == '__main__':
