@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmatm.errors import InputError
-from mmatm.shapes import SEMANTIC_CLASSES, SHAPES, draw_picture, write_shapes
+from mmatm.shapes import SEMANTIC_CLASSES, SHAPES, draw_object, draw_picture, write_shapes
 
 
 def digest(folder):
@@ -22,9 +22,19 @@ def test_same_arguments_same_pictures(tmp_path):
     a, b, c, d = (digest(tmp_path / name) for name in 'abcd')
     assert a == b
     pictures = [name for name in a if name.endswith('.jpg')]
-    assert len(pictures) == 2 * 5
+    assert len(pictures) == 2 * 5 + 4 * 5  # scenes in two layouts, single shapes
     assert all(a[name] == c[name] for name in pictures)
     assert not any(a[name] == d[name] for name in pictures)
+
+
+def test_single_shapes(shapes):
+    for split, count in (('train', 4 * 24), ('val', 4 * 6)):
+        found = {kind: len(list((shapes / 'imagenet' / split / kind).glob('*.jpg'))) for kind in SHAPES}
+        assert found == dict.fromkeys(SHAPES, count // len(SHAPES))
+    same = [draw_object(kind, 48, np.random.default_rng(0)) for kind in (0, 0, 1)]
+    assert np.array_equal(same[0], same[1])
+    assert not np.array_equal(same[0], same[2])
+    assert (same[0].shape, same[0].dtype) == ((48, 48, 3), np.uint8)
 
 
 def test_both_layouts_agree(shapes):
