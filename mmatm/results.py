@@ -79,7 +79,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             result = json.loads(path.read_text())
         except json.JSONDecodeError:
             result = None
-        if isinstance(result, dict) and 'checkpoint_sha256' in result:
+        if isinstance(result, dict) and 'finished' in result:
             results.append(result)
         else:
             print_log(f'{path} is no result of tools/test.py: left out', 'current', logging.WARNING)

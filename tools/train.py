@@ -30,11 +30,11 @@ def main() -> None:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
+    if args.from_scratch and 'load_from' not in (args.cfg_options or {}):
+        cfg.load_from = None  # the config's own start weights
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.from_scratch and 'load_from' not in (args.cfg_options or {}):
-        cfg.load_from = None  # the config's own start weights
     if args.from_scratch and cfg.load_from:
         raise InputError(f'--from-scratch, or the weights of {cfg.load_from}? Give one of the two')
     if args.from_scratch or cfg.load_from or (cfg.resume and latest_checkpoint(cfg.work_dir)):
