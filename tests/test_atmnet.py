@@ -55,6 +55,42 @@ def test_out_indices(x, out_indices, stages):
     assert all(parameter.grad is not None for parameter in model.parameters())  # or distributed training stops
 
 
+@pytest.mark.parametrize(('output_stride', 'strides'), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))])
+def test_output_stride(output_stride, strides):
+    model = ATMNet(MINI, output_stride=output_stride)
+    maps = model(torch.randn(1, 3, 64, 96))
+    assert [y.shape[2:] for y in maps] == [(64 // s, 96 // s) for s in strides]
+    assert model.out_strides == strides
+    assert ATMNet(MINI, output_stride=output_stride, out_indices=(3,)).out_strides == strides[3:]
+    maps = model(torch.randn(1, 3, 51, 37))  # whose stages have odd sizes
+    assert [tuple(y.shape[2:]) for y in maps] == {
+        8: [(13, 9), (7, 5), (7, 5), (7, 5)],
+        16: [(13, 9), (7, 5), (4, 3), (4, 3)],
+        32: [(13, 9), (7, 5), (4, 3), (2, 2)],
+    }[output_stride]
+
+
+@pytest.mark.parametrize('output_stride', [8, 16])
+def test_output_stride_keeps_the_function(x, output_stride):
+    """With offsets of whole tokens and fixed branch weights, a dense map holds the tokens of the coarse one exactly."""
+    torch.manual_seed(0)
+    coarse = ATMNet(MINI).double().eval()
+    for stage in coarse.stages:
+        nn.init.normal_(stage.position.bias)
+        for block in stage.blocks:
+            nn.init.normal_(block.mixer.fusion.fc2.weight, std=0)
+            nn.init.normal_(block.mixer.fusion.fc2.bias)
+            if block.leader:
+                nn.init.zeros_(block.offset_fc.weight)
+                block.offset_fc.bias.data.random_(-2, 3)
+    dense = ATMNet(MINI, output_stride=output_stride).double().eval()
+    dense.load_state_dict(coarse.state_dict())
+    for got, expected in zip(dense(x.double()), coarse(x.double()), strict=True):
+        every = got.shape[2] // expected.shape[2]
+        assert_close(got[:, :, ::every, ::every], expected, rtol=1e-10, atol=1e-10)
+    assert every == 32 // output_stride
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(x, dtype):
     model = ATMNet(MINI, drop_path_rate=0.0)
@@ -307,6 +343,7 @@ def test_layer_depth():
         ({'frozen_stages': 5}, 'frozen_stages must be -1'),
         ({'frozen_stages': -2}, 'frozen_stages must be -1'),
         ({'drop_path_rate': 1.0}, 'drop_path_rate'),
+        ({'output_stride': 4}, 'output_stride must be 8, 16 or 32, not 4'),
     ],
 )
 def test_bad_options(options, message):

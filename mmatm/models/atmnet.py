@@ -84,6 +84,8 @@ class Stage(nn.Module):
         channels_per_offset: S, consecutive channels that share an offset.
         offset_interval: K, a leader every so many blocks.
         drop_path_rates: Drop path of each block.
+        dilation: Tokens between those that the weights take for neighbours. Above 1, the stage has the resolution of
+            the one before.
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -95,12 +97,18 @@ class Stage(nn.Module):
         channels_per_offset: int,
         offset_interval: int,
         drop_path_rates: Sequence[float],
+        dilation: int,
         with_cp: bool,
     ) -> None:
         super().__init__()
+        self.dilation = dilation
         self.with_cp = with_cp
-        self.downsample = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1) if in_channels else None
-        self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        # The map before is denser than its weights expect too, by half as much.
+        stride, before = (2, 1) if dilation == 1 else (1, dilation // 2)
+        self.downsample = (
+            nn.Conv2d(in_channels, channels, 3, stride, padding=before, dilation=before) if in_channels else None
+        )
+        self.position = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
         last = len(drop_path_rates) - 1
         self.blocks = nn.ModuleList(
             Block(channels, mlp_ratio, 2 * channels // channels_per_offset, j % offset_interval == 0 and j < last, rate)
@@ -116,6 +124,8 @@ class Stage(nn.Module):
             if block.leader:
                 x = x + convolve(self.position, x)
                 offset = block.predict_offset(x)
+                if self.dilation > 1:
+                    offset = offset * self.dilation
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, offset, use_reentrant=False)
             else:
@@ -139,6 +149,9 @@ class ATMNet(BaseModule):
         drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
         out_indices: Stages, 0 to 3 or negative from the end, whose maps are given out, each through its own LayerNorm.
             Stages after the last of them are not built.
+        output_stride: Pixels per token of the last stage, 32, or 16 or 8 for heads that want a dense map. Stages that
+            would be coarser do not downsample but are dilated: convolutions and offsets reach as far over the picture
+            as before, with the same weights.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. The norms of the outputs
             stay trainable: they are in no ImageNet file.
         with_cp: Recompute blocks in the backward pass: less memory, more time, the same gradients.
@@ -164,6 +177,7 @@ class ATMNet(BaseModule):
         arch: str | Mapping = 'tiny',
         drop_path_rate: float = 0.1,
         out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_stride: int = 32,
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
@@ -179,11 +193,13 @@ class ATMNet(BaseModule):
                 f'frozen_stages must be -1 (nothing), 0 (the stem) or 1 to {NUM_STAGES} (the stem and so many stages), '
                 f'not {frozen_stages}'
             )
+        if output_stride not in (8, 16, 32):
+            raise InputError(f'output_stride must be 8, 16 or 32, not {output_stride}')
         self.out_indices = resolve_out_indices(out_indices)
         self.frozen_stages = frozen_stages
         channels = arch['channels']
         self.out_channels = tuple(channels[i] for i in self.out_indices)
-        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+        self.out_strides = tuple(min(4 * 2**i, output_stride) for i in self.out_indices)
 
         self.stem = nn.Conv2d(3, channels[0], 7, stride=4, padding=2)
         last = sum(arch['depths']) - 1
@@ -196,6 +212,7 @@ class ATMNet(BaseModule):
                 arch['channels_per_offset'][i],
                 arch['offset_interval'],
                 [next(rates) for _ in range(arch['depths'][i])],
+                max(1, 4 * 2**i // output_stride),
                 with_cp,
             )
             for i in range(max(self.out_indices) + 1)
@@ -242,7 +259,7 @@ class ATMNet(BaseModule):
             x: Pictures (B, 3, H, W), floating, H and W of 32 or more.
 
         Returns:
-            For each of `out_indices` a map (B, C, H', W'); H' and W' are about the picture's by 4, 8, 16 and 32.
+            For each of `out_indices` a map (B, C, H', W'); H' and W' are about the picture's by `out_strides`.
 
         Raises:
             InputError: Wrong number of axes or channels, integer type, too small.
