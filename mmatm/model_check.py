@@ -1,0 +1,238 @@
+"""Builds a config's model and runs it on made-up pictures on the CPU: whether its parts fit each other."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmatm.config import walk
+from mmatm.errors import InputError
+from mmatm.models import ATMNet
+
+# Few models need more than the first: fixed crops, extra levels without padding.
+SIZES = (128, 512)
+_BATCH = 2
+# Most of a two-stage detector's time goes into proposals: so many are enough to see that it runs.
+_FEW = {'nms_pre': 200, 'max_per_img': 50, 'num': 64}
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """What a model did.
+
+    Attributes:
+        size: Pixels of a side of the pictures.
+        loss: The sum of its losses; None if it has none to compute.
+        no_loss: Why it has none.
+    """
+
+    size: int
+    loss: float | None
+    no_loss: str = ''
+
+    def __str__(self) -> str:
+        loss = f'loss {self.loss:.3f}' if self.loss is not None else f'no loss: {self.no_loss}'
+        return f'the model was built and ran on pictures of {self.size}x{self.size}; {loss}'
+
+
+class ModelCheckError(Exception):
+    """A model could not be built, or did not run.
+
+    Attributes:
+        stage: ``'build'``, ``'forward'`` or ``'loss'``.
+    """
+
+    def __init__(self, stage: str, error: BaseException) -> None:
+        self.stage = stage
+        words = ' '.join(str(error).split())[:300]
+        super().__init__(f'{stage}: {type(error).__name__}: {words}')
+
+
+def check_model(cfg: Config) -> CheckedModel:
+    """Builds the model of a config, predicts, and computes the loss, on two made-up pictures at small size.
+
+    Args:
+        cfg: Of a detector, segmentor, tracker or classifier. Only ATMNet's start weights are read.
+
+    Raises:
+        InputError: Weights or options of ATMNet that cannot work.
+        ModelCheckError: The model could not be built, or did not run.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    for size in SIZES:
+        try:
+            model = _build(checked_part(cfg, size))
+        except InputError:
+            raise
+        except Exception as error:
+            raise ModelCheckError('build', error) from error
+        try:
+            return _run(model, size)
+        except ModelCheckError:
+            if size == SIZES[-1]:
+                raise
+    raise AssertionError
+
+
+def checked_part(cfg: Config, size: int) -> ConfigDict:
+    """The model's config as it is checked: without weights but ATMNet's, for pictures of a size, with few proposals."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    for node in [model, *(node for _, node in walk(model))]:
+        if not isinstance(node, dict):
+            continue
+        if node.get('type') != 'mmatm.ATMNet':
+            for key in ('init_cfg', 'pretrained', 'teacher_ckpt'):
+                loads = key != 'init_cfg' or 'checkpoint' in (node.get(key) or ())
+                if key in node and loads and not (key == 'pretrained' and _has_atmnet(node)):
+                    node[key] = None
+        for key, few in _FEW.items():
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], few)
+        if node.get('batch_augments'):  # that pad to the size of the training
+            node['batch_augments'] = None
+    preprocessor = model.get('data_preprocessor') or {}
+    if preprocessor.get('size'):
+        preprocessor['size'] = (size, size)
+    return model
+
+
+def _has_atmnet(node: ConfigDict) -> bool:
+    return (node.get('backbone') or {}).get('type') == 'mmatm.ATMNet'  # which takes no `pretrained`
+
+
+def _build(model_cfg: ConfigDict) -> nn.Module:
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    for module in model.modules():
+        if isinstance(module, ATMNet) and module.init_cfg:
+            module.init_weights()
+    return model
+
+
+def _run(model: nn.Module, size: int) -> CheckedModel:
+    torch.manual_seed(0)
+    try:
+        model.eval()
+        data = _data(model, size, training=False)
+        with torch.no_grad():
+            model(**model.data_preprocessor(data, False), mode='predict')
+    except Exception as error:
+        raise ModelCheckError('forward', error) from error
+    if no_loss := _why_no_loss(model):
+        return CheckedModel(size, None, no_loss)
+    try:
+        model.train()
+        data = _data(model, size, training=True)
+        with torch.no_grad():
+            losses = model(**model.data_preprocessor(data, True), mode='loss')
+        loss = float(model.parse_losses(losses)[0])
+        if not torch.tensor(loss).isfinite():
+            raise ArithmeticError(f'the loss is {loss}')
+    except NotImplementedError:
+        return CheckedModel(size, None, f'{type(model).__name__} does not train as a whole')
+    except Exception as error:
+        raise ModelCheckError('loss', error) from error
+    return CheckedModel(size, loss)
+
+
+def _why_no_loss(model: nn.Module) -> str:
+    if _is(model, 'mmdet.models', 'SemiBaseDetector'):
+        return 'it is of labelled and unlabelled pictures in several views'
+    return ''
+
+
+def _is(model: nn.Module, module: str, name: str) -> bool:
+    """Whether a model is of a toolbox's class; a toolbox that is not loaded has no models."""
+    return any(cls.__name__ == name and cls.__module__.startswith(module) for cls in type(model).__mro__)
+
+
+# Made-up data
+
+
+def _data(model: nn.Module, size: int, training: bool) -> dict:
+    """A batch as the model's data loader gives it."""
+    if _is(model, 'mmseg', 'BaseSegmentor'):
+        return _segmentation_data(model, size)
+    if _is(model, 'mmdet', 'BaseMOTModel'):
+        only_detector = training and model.data_preprocessor.use_det_processor
+        return _detection_data(model.detector, size) if only_detector else _tracking_data(size)
+    if _is(model, 'mmdet', 'BaseDetector'):
+        return _detection_data(model, size)
+    if _is(model, 'mmpretrain', 'BaseClassifier'):
+        return _classification_data(model, size)
+    raise InputError(f'no pictures can be made up for a {type(model).__name__}')
+
+
+def _pictures(count: int, height: int, width: int) -> list[Tensor]:
+    return list(torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8))
+
+
+def _segmentation_data(model: nn.Module, size: int) -> dict:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
+    samples = []
+    for _ in range(_BATCH):
+        shape = {'img_shape': (size, size), 'ori_shape': (size, size), 'pad_shape': (size, size)}
+        sample = SegDataSample(metainfo=shape)
+        classes = max(2, heads[-1].num_classes)
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, classes, (1, size, size)))
+        sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, size, size)))
+        samples.append(sample)
+    return {'inputs': _pictures(_BATCH, size, size), 'data_samples': samples}
+
+
+def _detection_data(model: nn.Module, size: int) -> dict:
+    from mmdet.testing import demo_mm_inputs, demo_mm_proposals
+
+    shape = (3, size, size)
+    semantic_stride = 8 if getattr(getattr(model, 'roi_head', None), 'semantic_head', None) is not None else 1
+    data = demo_mm_inputs(
+        _BATCH,
+        shape,
+        num_items=[3] * _BATCH,
+        num_classes=2,
+        with_mask=True,
+        with_semantic=True,
+        sem_seg_output_strides=semantic_stride,
+    )
+    for sample in data['data_samples']:
+        sample.gt_instances.labels.zero_()  # every detector has one class at least
+    if getattr(model, 'roi_head', None) is not None and not model.with_rpn:
+        for sample, proposals in zip(data['data_samples'], demo_mm_proposals([shape] * _BATCH, 100), strict=True):
+            sample.proposals = proposals
+    return data
+
+
+def _tracking_data(size: int) -> dict:
+    from mmdet.testing import demo_track_inputs
+
+    return demo_track_inputs(
+        batch_size=1, num_frames=2, key_frames_inds=[0], image_shapes=(3, size, size), num_items=[3], with_mask=True
+    )
+
+
+def _classification_data(model: nn.Module, size: int) -> dict:
+    if _is(model, 'mmdet', 'BaseReID'):
+        from mmdet.structures import ReIDDataSample as DataSample
+
+        height, width = 256, 128  # as its pooling expects
+    else:
+        from mmpretrain.structures import DataSample
+
+        height, width = size, size
+    labels = [0, 0, 1, 1]  # triplets need two of a kind
+    samples = [DataSample().set_gt_label(label) for label in labels]
+    return pseudo_collate(
+        [
+            {'inputs': picture, 'data_samples': sample}
+            for picture, sample in zip(_pictures(len(labels), height, width), samples, strict=True)
+        ]
+    )

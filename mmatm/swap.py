@@ -1,0 +1,558 @@
+"""Puts ATMNet into a config in place of its backbone."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import log2
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmatm.archs import NUM_STAGES, resolve_arch
+from mmatm.config import load_config, walk
+from mmatm.config_text import config_text
+from mmatm.errors import InputError
+from mmatm.models.atmnet import ATMNet, resolve_out_indices
+
+OURS = ('mmatm.ATMNet', 'ATMNet')
+_STRIDES = tuple(4 * 2**i for i in range(NUM_STAGES))
+# Of pictures in RGB: what the weights of ATMNet expect.
+_IMAGENET = {'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
+_LAYER_DECAY = {'decay_rate', 'decay_type', 'layer_decay_rate', 'num_layers'}
+# Beside a backbone, these do not read its maps.
+_NO_READERS = {'backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}
+_PROBE_SIZE = 512
+
+Path = tuple[str | int, ...]
+
+
+class NoMapsError(InputError):
+    """The old backbone gives something else than maps, or cannot be built to see."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One entry of a config that is another after the swap.
+
+    Attributes:
+        path: Keys, and indices of lists, that lead to the entry.
+        old: The value before, None if there was none.
+        new: The value after.
+        why: The reason.
+    """
+
+    path: Path
+    old: Any
+    new: Any
+    why: str
+
+    @property
+    def name(self) -> str:
+        """The keys with dots between them."""
+        return _dotted(self.path)
+
+
+@dataclass
+class Swap:
+    """A config with ATMNet in place of its backbone.
+
+    Attributes:
+        cfg: The config after the swap, whole.
+        changes: Entries in which it differs from the one before.
+        notes: What the user has to know beside them.
+    """
+
+    cfg: Config
+    changes: list[Change] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def set(self, path: Path, new: Any, why: str) -> None:
+        """Sets an entry and keeps account of it, unless it is so already."""
+        node = self.cfg._cfg_dict
+        for key in path[:-1]:
+            node = node[key]
+        old = node[path[-1]] if isinstance(node, (list, tuple)) else node.get(path[-1])
+        if _plain(old) == _plain(new):
+            return
+        self.changes.append(Change(path, copy.deepcopy(old), copy.deepcopy(new), why))
+        node[path[-1]] = ConfigDict(new) if isinstance(new, dict) else new
+
+
+def swap_backbone(config: str | Config, arch: str | Mapping = 't', weights: str | None = None) -> Swap:
+    """Puts ATMNet into a config in place of its backbone, and fits to it what depended on the old one.
+
+    The old backbone is built to see which maps it gives. Whatever reads them is set to the channels of ATMNet's maps
+    of the same strides: a neck, or heads without one. The old backbone's weights and optimizer settings go, and
+    pictures are normalised as ATMNet's weights expect. Swapping a config that has ATMNet already changes its size.
+
+    Args:
+        config: A file, a config of an installed toolbox as ``'mmdet::retinanet/NAME.py'``, or a `Config` of either.
+        arch: As `ATMNet` takes it.
+        weights: A file that the backbone starts from; None starts from random weights.
+
+    Returns:
+        The new config with an account of the changes.
+
+    Raises:
+        InputError: The model cannot take a backbone that gives a pyramid of maps; says why.
+
+    Example:
+        >>> swap = swap_backbone('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 't')  # doctest: +SKIP
+        >>> model = MODELS.build(swap.cfg.model)  # doctest: +SKIP
+    """
+    resolve_arch(arch)
+    swap = Swap(load_config(config) if isinstance(config, str) else copy.deepcopy(config))
+    model = swap.cfg.get('model')
+    if not isinstance(model, dict):
+        raise InputError('the config has no model: it is a part that others inherit from')
+    if any(path.split('.')[-1] == 'type' and not isinstance(value, str) for path, value in walk(model)):
+        raise InputError("the config names classes instead of types, MMEngine's new style, which is not supported")
+    places = list(_places(model, ('model',)))
+    if not places:
+        raise InputError(f'{model.get("type", "the model")} has no entry `backbone` with a type')
+    init_default_scope(swap.cfg.get('default_scope') or 'mmengine')
+
+    parameters: set[str] = set()
+    for path, place in places:
+        if place['backbone']['type'] in OURS:
+            _resize(swap, path, place, arch, weights)
+        else:
+            parameters |= _replace(swap, path, place, arch, weights)
+    if any(change.path[-1] in ('backbone', 'arch') for change in swap.changes):
+        _forget_weights(swap, [path for path, _ in places])
+    if parameters:
+        _normalise(swap)
+        _fit_optimizer(swap, parameters)
+        for name, _ in walk(swap.cfg.model):
+            if name.split('.')[-1] in ('reid', 'teacher_backbone'):
+                swap.notes.append(f'model.{name} is as it was: it has trained weights of its own')
+        if not weights:
+            swap.notes.append('the backbone starts from random weights: no file was given')
+    return swap
+
+
+def swapped_text(swap: Swap, base: str) -> str:
+    """The text of a config file that inherits a config and holds only what the swap changed in it.
+
+    Args:
+        swap: What changed.
+        base: What to inherit: an installed toolbox's config, or a path as seen from the new file.
+    """
+    changes = [(change.path, change.old, change.new) for change in swap.changes]
+    return config_text(base, changes, swap.cfg._cfg_dict, 'ATMNet as the backbone, by tools/swap_backbone.py')
+
+
+def _places(node: Any, path: Path) -> Iterator[tuple[Path, ConfigDict]]:
+    """Every part of a model that has a backbone, but for appearance models of trackers, trained on their own."""
+    if isinstance(node, dict) and isinstance(node.get('backbone'), dict) and 'type' in node['backbone']:
+        yield path, node
+    for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        if key != 'reid':
+            yield from _places(child, (*path, key))
+
+
+def _resize(swap: Swap, path: Path, place: ConfigDict, arch: str | Mapping, weights: str | None) -> None:
+    """Another size of the ATMNet that is there."""
+    backbone = place['backbone']
+    old, new = resolve_arch(backbone.get('arch', 'tiny')), resolve_arch(arch)
+    if old != new:
+        swap.set((*path, 'backbone', 'arch'), arch, 'the size asked for')
+        swap.set((*path, 'backbone', 'init_cfg'), None, 'weights of another size')
+    if weights:
+        swap.set((*path, 'backbone', 'init_cfg'), _pretrained(weights), 'the weights asked for')
+    stages = resolve_out_indices(backbone.get('out_indices', range(NUM_STAGES)))
+    before, after = (_maps_of_stages(stages, backbone.get('output_stride', 32), size) for size in (old, new))
+    _fit_readers(swap, path, place, before, after, range(len(stages)))
+
+
+def _replace(swap: Swap, path: Path, place: ConfigDict, arch: str | Mapping, weights: str | None) -> set[str]:
+    """ATMNet for another backbone. Returns the names of the old one's parameters."""
+    old = place['backbone']
+    _refuse_readers(place)
+    before, parameters = _probe_backbone(old)
+    before = _drop_pyramid_maker(swap, path, place, before)
+    stages, output_stride, sources = _choose_stages(before.strides, place)
+    after = _maps_of_stages(stages, output_stride, resolve_arch(arch))
+
+    backbone = {'type': OURS[0], 'arch': arch}
+    if stages != tuple(range(NUM_STAGES)):
+        backbone['out_indices'] = list(stages)
+    if output_stride != _STRIDES[-1]:
+        backbone['output_stride'] = output_stride
+    if old.get('with_cp'):
+        backbone['with_cp'] = True
+    if weights:
+        backbone['init_cfg'] = _pretrained(weights)
+    maps = (f'{c} channels at stride {s}' for c, s in zip(after.channels, after.strides, strict=True))
+    swap.set((*path, 'backbone'), backbone, f'its maps: {", ".join(maps)}')
+    _fit_readers(swap, path, place, before, after, sources)
+    _note_what_went(swap, path, old)
+    for stride, source in zip(before.strides, sources, strict=True):
+        if source is not None and after.strides[source] != stride:
+            swap.notes.append(
+                f'{_dotted(path)}: what read the map at stride {stride} reads one at {after.strides[source]} now'
+            )
+    return parameters
+
+
+def _note_what_went(swap: Swap, path: Path, old: Mapping) -> None:
+    left = {key: old[key] for key in ('frozen_stages', 'norm_eval') if old.get(key) not in (None, False, -1)}
+    if left:
+        settings = ' and '.join(f'{key}={value}' for key, value in left.items())
+        swap.notes.append(
+            f'{_dotted(path)}: {settings} went with {old["type"]}. ATMNet is trained whole, and has no batch norms; '
+            'its own frozen_stages freezes stages'
+        )
+
+
+def _pretrained(weights: str) -> dict:
+    return {'type': 'Pretrained', 'checkpoint': weights}
+
+
+def _dotted(path: Path) -> str:
+    return '.'.join(map(str, path))
+
+
+def _plain(value: Any) -> Any:
+    """A value with lists for tuples and dicts for config dicts."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+# Which maps there are
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """What a backbone or a neck gives out: channels, and pixels per token, of each map."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def _maps_of_stages(stages: Sequence[int], output_stride: int, arch: Mapping) -> _Maps:
+    return _Maps(tuple(arch['channels'][i] for i in stages), tuple(min(_STRIDES[i], output_stride) for i in stages))
+
+
+def _probe_backbone(backbone: ConfigDict) -> tuple[_Maps, set[str]]:
+    """The maps of a backbone, and the names of its parameters.
+
+    Raises:
+        NoMapsError: It cannot be built, or gives something else than maps.
+    """
+    name = backbone['type']
+    size = backbone.get('img_size', _PROBE_SIZE)
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    parameters = set()
+
+    def run(module: nn.Module, device: str) -> Any:
+        parameters.update(f'backbone.{parameter}' for parameter, _ in module.named_parameters())
+        return module(torch.zeros(1, 3, height, width, device=device))
+
+    try:
+        maps = _build_and_run(backbone, run)
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise NoMapsError(
+            f'{name} does not run here on an RGB picture, to see which maps it gives: {reason}'
+        ) from error
+    if isinstance(maps, Tensor):
+        raise NoMapsError(f'{name} gives something else in training than in evaluation, for a head of its own')
+    if not all(isinstance(x, Tensor) and x.ndim == 4 for x in maps):
+        raise NoMapsError(f'{name} gives more than maps, such as class tokens, which its head reads')
+    return _Maps(tuple(x.shape[1] for x in maps), tuple(round(height / x.shape[2]) for x in maps)), parameters
+
+
+def _probe_neck(neck: ConfigDict, maps: _Maps) -> _Maps | None:
+    """What a neck makes of maps; None if it does not run on made-up ones."""
+
+    def run(module: nn.Module, device: str) -> Any:
+        shapes = ((c, *[_PROBE_SIZE // s] * 2) for c, s in zip(maps.channels, maps.strides, strict=True))
+        return module(tuple(torch.zeros(1, *shape, device=device) for shape in shapes))
+
+    try:
+        outputs = _build_and_run(neck, run)
+    except Exception:
+        return None
+    if isinstance(outputs, Tensor) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
+        return None
+    return _Maps(tuple(x.shape[1] for x in outputs), tuple(round(_PROBE_SIZE / x.shape[2]) for x in outputs))
+
+
+def _build_and_run(cfg: ConfigDict, run: Callable[[nn.Module, str], Any]) -> Any:
+    """Runs a module, without values in its tensors where that is possible."""
+    cfg = copy.deepcopy(cfg)
+    for node in [cfg, *(node for _, node in walk(cfg))]:
+        if isinstance(node, dict):
+            for key in ('init_cfg', 'pretrained'):
+                node.pop(key, None)
+    with torch.no_grad():
+        try:
+            with torch.device('meta'):
+                return run(_build(cfg), 'meta')
+        except Exception:  # its constructor looks at values, or an operation is for real devices
+            return run(_build(cfg), 'cpu')
+
+
+def _build(cfg: ConfigDict) -> nn.Module:
+    module = MODELS.build(cfg)
+    module.eval()  # which some return nothing from
+    return module
+
+
+# Which of ATMNet's maps stand in for them
+
+
+def _choose_stages(wanted: Sequence[int], place: Mapping) -> tuple[tuple[int, ...], int, list[int | None]]:
+    """Finds ATMNet's stages for maps of wanted strides.
+
+    Returns:
+        The stages, the output stride, and for each old map the position of the new one, None if nobody reads it.
+
+    Raises:
+        InputError: No maps of ATMNet fit.
+    """
+    # A segmentor's heads resize their maps, and take the last one for the deepest.
+    segments = not place.get('neck') and any(path[0] == 'decode_head' for path, _ in _heads(place))
+    dilated = any(dilation != 1 for dilation in place['backbone'].get('dilations') or ())
+    options = []
+    for output_stride in (32, 16, 8):
+        for stages in combinations(range(NUM_STAGES), min(len(wanted), NUM_STAGES)):
+            strides = [min(_STRIDES[i], output_stride) for i in stages]
+            distance = sum(abs(log2(a / b)) for a, b in zip(strides, wanted, strict=False))
+            if stages[-1] == NUM_STAGES - 1 or not (segments or dilated):
+                options.append((distance, -output_stride, [-i for i in stages], stages))
+    distance, output_stride, _, stages = min(options)
+    in_order = list(wanted) == sorted(wanted) and len(wanted) <= NUM_STAGES
+    if in_order and (segments or distance == 0):
+        return stages, -output_stride, list(range(len(wanted)))
+    if segments:
+        return _choose_stages_by_head(wanted, place)
+    raise InputError(
+        f'{place["backbone"]["type"]} gives maps at strides {", ".join(map(str, wanted))}, for which what reads them '
+        'is built; those of ATMNet are at 4, 8, 16, 32'
+    )
+
+
+def _choose_stages_by_head(wanted: Sequence[int], place: Mapping) -> tuple[tuple[int, ...], int, list[int | None]]:
+    """For maps in any order: decode heads read the last stage, auxiliary ones the stage of their map's stride."""
+    sources: list[int | None] = [None] * len(wanted)
+    decoded = [k for path, head in _heads(place) if path[0] == 'decode_head' for k in _read_by(head, len(wanted))]
+    for _, head in _heads(place):
+        for k in _read_by(head, len(wanted)):
+            sources[k] = _STRIDES.index(wanted[k]) if wanted[k] in _STRIDES else NUM_STAGES - 2
+    for k in decoded:
+        sources[k] = NUM_STAGES - 1
+    return tuple(range(NUM_STAGES)), max(8, min([32, *(wanted[k] for k in decoded)])), sources
+
+
+def _read_by(head: Mapping, count: int) -> list[int]:
+    """Positions of the maps that a head reads."""
+    index = head.get('in_index')
+    return [i % count for i in (index if isinstance(index, (list, tuple)) else [-1 if index is None else index])]
+
+
+def _drop_pyramid_maker(swap: Swap, path: Path, place: ConfigDict, maps: _Maps) -> _Maps:
+    """Takes away a neck that makes a pyramid of a plain transformer's maps. Returns what the heads read."""
+    neck = place.get('neck')
+    if isinstance(neck, dict) and len(maps.strides) == NUM_STAGES and len(set(maps.strides)) == 1:
+        pyramid = _probe_neck(neck, maps)
+        if pyramid and pyramid.strides == _STRIDES:
+            swap.set((*path, 'neck'), None, f'{neck["type"]} made a pyramid of equal maps; ATMNet gives one itself')
+            return pyramid
+    return maps
+
+
+# What reads them
+
+
+def _heads(place: Mapping) -> Iterator[tuple[Path, ConfigDict]]:
+    """The heads beside a backbone, with their paths from there."""
+    for key, value in place.items():
+        if key not in _NO_READERS and not key.startswith('teacher_'):
+            if isinstance(value, dict) and 'backbone' not in value:
+                yield (key,), value
+            elif isinstance(value, (list, tuple)):
+                yield from (((key, i), entry) for i, entry in enumerate(value) if isinstance(entry, dict))
+
+
+def _refuse_readers(place: Mapping) -> None:
+    """Refuses models whose other parts hold a piece of the old backbone.
+
+    Raises:
+        InputError: It is such a model.
+    """
+    if 'rfp_backbone' in (place.get('neck') or {}):
+        raise InputError("the neck feeds its maps back into a second backbone of DetectoRS' own kind")
+    if (place.get('roi_head') or {}).get('shared_head'):
+        raise InputError(
+            f'the RoI head ends in the last stage of {place["backbone"]["type"]} (shared_head), built for its '
+            'channels, and no part of ATMNet can stand there. Use the FPN or the dilated (dc5) variant of the model'
+        )
+
+
+def _fit_readers(
+    swap: Swap, path: Path, place: ConfigDict, before: _Maps, after: _Maps, sources: Sequence[int | None]
+) -> None:
+    """Sets necks and then heads to the new maps, as far as what reaches them differs from before.
+
+    Raises:
+        InputError: None of them says that it reads the old maps.
+    """
+    necks = place.get('neck')
+    listed = isinstance(necks, (list, tuple))
+    for i, neck in enumerate(necks if listed else [necks] if necks else []):
+        if before == after:
+            return
+        if neck['type'].endswith('GlobalAveragePooling'):  # has no channels, and a size of its own
+            continue
+        old = _probe_neck(neck, before)
+        neck_path = (*path, 'neck', i) if listed else (*path, 'neck')
+        found = _fit_reader(swap, neck_path, neck, before, after, sources, top=True)
+        _require_reader(found, path, before, after)
+        new = _probe_neck(neck, after)
+        if old is None or new is None:  # most necks give the same channels, whatever they read
+            return
+        before, after, sources = old, new, range(len(old.channels))
+    if before != after:
+        heads = list(_heads(place))
+        found = [_fit_reader(swap, (*path, *p), head, before, after, sources, top=True) for p, head in heads]
+        _require_reader(any(found), path, before, after)
+
+
+def _require_reader(found: bool, path: Path, before: _Maps, after: _Maps) -> None:
+    if before.channels != after.channels and not found:
+        raise InputError(f'nothing in {_dotted(path)} says that it reads maps of {list(before.channels)} channels')
+
+
+def _fit_reader(
+    swap: Swap, path: Path, node: Any, before: _Maps, after: _Maps, sources: Sequence[int | None], top: bool = False
+) -> bool:
+    """Sets what a neck or head is told of the maps it reads, in all of its config.
+
+    Args:
+        swap: Keeps the changes.
+        path: Of the node.
+        node: The neck's or head's config, or an entry of it.
+        before: The maps that were read.
+        after: The maps that are read now.
+        sources: Position of the new map for each old one.
+        top: Whether the node is the neck or head itself.
+
+    Returns:
+        Whether it is told of them at all.
+    """
+    if isinstance(node, (list, tuple)):
+        read = [_fit_reader(swap, (*path, i), entry, before, after, sources) for i, entry in enumerate(node)]
+        return any(read)  # all of them are set first
+    if not isinstance(node, dict):
+        return False
+    why = 'reads the new maps'
+    count = len(before.channels)
+    channels, index, given = node.get('in_channels'), node.get('in_index'), node.get('out_channels')
+    found = False
+    if isinstance(channels, int) and (top or isinstance(index, int) or count == 1):
+        k = _read_by(node, count)[0]
+        if found := channels == before.channels[k]:
+            swap.set((*path, 'in_channels'), after.channels[sources[k]], why)
+            if isinstance(index, int) and index not in (sources[k], sources[k] - len(after.channels)):
+                swap.set((*path, 'in_index'), sources[k], why)
+    elif isinstance(channels, (list, tuple)):
+        orders = (o for o in _orders(node, channels, count) if [before.channels[k] for k in o] == list(channels))
+        if found := (order := next(orders, None)) is not None:
+            swap.set((*path, 'in_channels'), type(channels)(after.channels[sources[k]] for k in order), why)
+            if isinstance(index, (list, tuple)):
+                swap.set((*path, 'in_index'), type(index)(sources[k] for k in order), why)
+    if node.get('c1_channels') and node.get('c1_in_channels') == before.channels[0]:
+        swap.set((*path, 'c1_in_channels'), after.channels[sources[0]], why)
+    if isinstance(given, (list, tuple)) and list(given[:count]) == list(before.channels):
+        swap.set((*path, 'out_channels'), type(given)([*after.channels, *given[count:]]), 'hands the maps on')
+    elif 'featmap_strides' in node and count == 1 and given == before.channels[0]:
+        swap.set((*path, 'out_channels'), after.channels[0], why)
+    for key in ('strides', 'feature_strides'):
+        if isinstance(node.get(key), (list, tuple)) and list(node[key]) == list(before.strides) != list(after.strides):
+            swap.set((*path, key), type(node[key])(after.strides), why)
+    below = [_fit_reader(swap, (*path, key), child, before, after, sources) for key, child in list(node.items())]
+    return found or any(below)
+
+
+def _orders(node: Mapping, channels: Sequence[int], count: int) -> Iterator[list[int]]:
+    """The orders in which a list of channels may name the maps that are read."""
+    if isinstance(node.get('in_index'), (list, tuple)):
+        yield _read_by(node, count)
+    everything = list(range(count))
+    yield everything
+    yield everything[::-1]
+    yield from (everything[i : i + len(channels)] for i in range(count - len(channels), -1, -1))
+
+
+# What else belonged to the old backbone
+
+
+def _forget_weights(swap: Swap, paths: Sequence[Path]) -> None:
+    """Takes away weights of whole models that the old backbone was part of."""
+    why = 'weights of the model with the old backbone'
+    for path in paths:
+        node = swap.cfg._cfg_dict
+        for end, key in enumerate(path, 1):
+            node = node[key]
+            if isinstance(node, dict) and node.get('pretrained'):
+                swap.set((*path[:end], 'pretrained'), None, why)
+            if isinstance(node, dict) and 'checkpoint' in (node.get('init_cfg') or ()):
+                swap.set((*path[:end], 'init_cfg'), None, why)
+    if swap.cfg.get('load_from'):
+        swap.set(('load_from',), None, why)
+
+
+def _normalise(swap: Swap) -> None:
+    """Normalises pictures as ATMNet's weights expect."""
+    why = "RGB by ImageNet's mean and standard deviation, as ATMNet's weights expect"
+    cfg = swap.cfg._cfg_dict
+    used = cfg if 'data_preprocessor' not in cfg['model'] else {'model': cfg['model']}
+    for name, node in list(walk({key: used[key] for key in ('data_preprocessor', 'model') if key in used})):
+        path = tuple(name.split('.'))
+        wraps_another = isinstance(node, dict) and isinstance(node.get('data_preprocessor'), dict)
+        if path[-1] != 'data_preprocessor' or not isinstance(node, dict) or 'reid' in path or wraps_another:
+            continue
+        for key, value in _IMAGENET.items():
+            swap.set((*path, key), value, why)
+        if node.get('rgb_to_bgr'):
+            swap.set((*path, 'rgb_to_bgr'), False, why)
+        is_mmpretrains = node.get('type', 'ClsDataPreprocessor').endswith(
+            ('ClsDataPreprocessor', 'ReIDDataPreprocessor')
+        )
+        swap.set((*path, 'to_rgb' if is_mmpretrains else 'bgr_to_rgb'), True, why)
+
+
+def _fit_optimizer(swap: Swap, parameters: set[str]) -> None:
+    """Takes away what an optimizer has for single parts of the old backbone, whose parameters are given."""
+    wrapper = swap.cfg.get('optim_wrapper') or {}
+    settings = wrapper.get('paramwise_cfg') or {}
+    if _LAYER_DECAY & set(settings):
+        why = "learning rates by the old backbone's layers; norms and biases stay exempt from decay"
+        kept = {key: value for key, value in settings.items() if key not in _LAYER_DECAY}
+        swap.set(('optim_wrapper', 'constructor'), 'DefaultOptimWrapperConstructor', why)
+        settings = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0, **kept}
+        swap.set(('optim_wrapper', 'paramwise_cfg'), settings, why)
+    keys = settings.get('custom_keys') or {}
+    with torch.device('meta'):
+        ours = [f'backbone.{name}' for name, _ in ATMNet('t').named_parameters()]
+    only_old = [key for key in keys if _names(key, parameters) and not _names(key, ours)]
+    kept = {key: value for key, value in keys.items() if key not in only_old and not key.startswith('backbone.')}
+    if len(kept) < len(keys):
+        swap.set(('optim_wrapper', 'paramwise_cfg', 'custom_keys'), kept, 'without keys for parts of the old backbone')
+    optimizer = (wrapper.get('optimizer') or {}).get('type')
+    if optimizer and optimizer != 'AdamW':
+        swap.notes.append(
+            f'optimizer {optimizer} and its learning rate are as they were; ATMNet is trained with AdamW, '
+            'see docs/swapping.md'
+        )
+
+
+def _names(key: str, parameters: Sequence[str] | set[str]) -> bool:
+    return any(key in name for name in parameters)
