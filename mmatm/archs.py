@@ -45,6 +45,8 @@ def resolve_arch(arch: str | Mapping) -> dict:
         if arch not in ARCHS:
             raise InputError(f"no ATMNet of size '{arch}'; there are {', '.join(ARCHS)}, or give a dict")
         return ARCHS[arch]
+    if not isinstance(arch, Mapping):
+        raise InputError(f'arch is one of {", ".join(ARCHS)}, or a dict, not {arch!r}')
     keys = set(ARCHS['tiny'])
     missing, extra = sorted(keys - set(arch)), sorted(set(arch) - keys)
     if missing or extra:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from mmengine.utils import get_installed_path
 
 from mmatm.archs import short_name
 from mmatm.checkpoint import published_weights
@@ -43,11 +45,14 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """
     if '::' in path:
         try:
-            cfg = get_config(path)
+            cfg = get_config(path) if has_name(path) else Config.fromfile(installed_file(path))
         except (FileNotFoundError, ImportError, ValueError, AssertionError) as error:
             raise InputError(f'there is no config {path}: {error}') from None
     elif Path(path).is_file():
-        cfg = Config.fromfile(path)
+        try:
+            cfg = Config.fromfile(path)
+        except (AttributeError, ImportError, KeyError, NameError, OSError, SyntaxError, TypeError) as error:
+            raise InputError(f'the config {path} cannot be read: {type(error).__name__}: {error}') from error
     else:
         near = difflib.get_close_matches(Path(path).name, [p.name for p in Path(path).parent.glob('*.py')], n=1)
         raise InputError(
@@ -61,6 +66,17 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         except (AssertionError, IndexError, KeyError, TypeError) as error:
             raise InputError(f'{key} cannot be set in this config: {error}') from None
     return cfg
+
+
+def has_name(path: str) -> bool:
+    """Whether MMEngine takes a name of an installed toolbox's config, also in `_base_`: not gn+ws/ or legacy_1.x/."""
+    return re.match(r'\w*::\w*/\w*', path) is not None
+
+
+def installed_file(name: str) -> str:
+    """The file of an installed toolbox's config, named as `mmdet::gn+ws/NAME.py`."""
+    package, _, path = name.partition('::')
+    return str(Path(get_installed_path(package)) / '.mim/configs' / path)
 
 
 def walk(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Writes a config file that inherits another one and holds only what differs."""
 
 from collections.abc import Iterable, Sequence
+from keyword import iskeyword
 from typing import Any
 
 _WIDTH = 100
@@ -58,21 +59,33 @@ def _render(value: Any, result: Any, base: str, indent: int, in_list: bool) -> s
         ]
         return _layout('[', items, ']', indent)
     if isinstance(value, _Entries):
-        items = [base] if in_list else []
-        items += [
-            f'{key}={_render(entry, result[key], f"{base}.{key}", indent + 4, in_list)}' for key, entry in value.items()
-        ]
-        return _layout('dict(', items, ')', indent)
+        rendered = {
+            key: _render(entry, result[key], _access(base, key), indent + 4, in_list) for key, entry in value.items()
+        }
+        return _layout_dict(rendered, base if in_list else '', indent)
     if isinstance(value, dict):
         entries = {**({'_delete_': True} if isinstance(value, _Whole) and not in_list else {}), **value}
-        rendered = {key: _render(entry, entry, '', indent + 4, in_list) for key, entry in entries.items()}
-        if all(isinstance(key, str) and key.isidentifier() for key in entries):
-            return _layout('dict(', [f'{key}={text}' for key, text in rendered.items()], ')', indent)
-        return _layout('{', [f'{key!r}: {text}' for key, text in rendered.items()], '}', indent)
+        return _layout_dict(
+            {key: _render(entry, entry, '', indent + 4, in_list) for key, entry in entries.items()}, '', indent
+        )
     if isinstance(value, (list, tuple)):
         opening, closing = '[]' if isinstance(value, list) else ('(', ',)' if len(value) == 1 else ')')
         return _layout(opening, [_render(entry, entry, '', indent + 4, in_list) for entry in value], closing, indent)
     return repr(value)
+
+
+def _access(base: str, key: str) -> str:
+    return f'{base}.{key}' if key.isidentifier() and not iskeyword(key) else f'{base}[{key!r}]'
+
+
+def _layout_dict(entries: dict[str, str], base: str, indent: int) -> str:
+    """A dict of entries that are written already, on top of those of a base."""
+    if all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in entries):
+        return _layout(
+            'dict(', [*[base] * bool(base), *(f'{key}={text}' for key, text in entries.items())], ')', indent
+        )
+    items = [*[f'**{base}'] * bool(base), *(f'{key!r}: {text}' for key, text in entries.items())]
+    return _layout('{', items, '}', indent)
 
 
 def _layout(opening: str, items: Sequence[str], closing: str, indent: int) -> str:

@@ -16,7 +16,7 @@ from mmatm.models import ATMNet
 
 # Few models need more than the first: fixed crops, extra levels without padding.
 SIZES = (128, 512)
-_BATCH = 2
+OURS = ('mmatm.ATMNet', 'ATMNet')
 # Most of a two-stage detector's time goes into proposals: so many are enough to see that it runs.
 _FEW = {'nms_pre': 200, 'max_per_img': 50, 'num': 64}
 
@@ -54,7 +54,10 @@ class ModelCheckError(Exception):
 
 
 def check_model(cfg: Config) -> CheckedModel:
-    """Builds the model of a config, predicts, and computes the loss, on two made-up pictures at small size.
+    """Builds the model of a config, predicts on a made-up picture at small size, and computes the loss on two.
+
+    Where the loss gives a parameter of ATMNet no gradient, distributed training would stop: that is an error too,
+    unless the config has `find_unused_parameters`.
 
     Args:
         cfg: Of a detector, segmentor, tracker or classifier. Only ATMNet's start weights are read.
@@ -65,17 +68,19 @@ def check_model(cfg: Config) -> CheckedModel:
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     for size in SIZES:
-        try:
-            model = _build(checked_part(cfg, size))
-        except InputError:
-            raise
-        except Exception as error:
-            raise ModelCheckError('build', error) from error
-        try:
-            return _run(model, size)
-        except ModelCheckError:
-            if size == SIZES[-1]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                model = _build(checked_part(cfg, size))
+            except InputError:
                 raise
+            except Exception as error:
+                raise ModelCheckError('build', error) from error
+            try:
+                return _run(model, size, cfg.get('find_unused_parameters', False))
+            except ModelCheckError:
+                if size == SIZES[-1]:
+                    raise
     raise AssertionError
 
 
@@ -87,7 +92,7 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
     for node in [model, *(node for _, node in walk(model))]:
         if not isinstance(node, dict):
             continue
-        if node.get('type') != 'mmatm.ATMNet':
+        if node.get('type') not in OURS:
             for key in ('init_cfg', 'pretrained', 'teacher_ckpt'):
                 loads = key != 'init_cfg' or 'checkpoint' in (node.get(key) or ())
                 if key in node and loads and not (key == 'pretrained' and _has_atmnet(node)):
@@ -104,7 +109,7 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
 
 
 def _has_atmnet(node: ConfigDict) -> bool:
-    return (node.get('backbone') or {}).get('type') == 'mmatm.ATMNet'  # which takes no `pretrained`
+    return (node.get('backbone') or {}).get('type') in OURS  # which takes no `pretrained`
 
 
 def _build(model_cfg: ConfigDict) -> nn.Module:
@@ -115,11 +120,10 @@ def _build(model_cfg: ConfigDict) -> nn.Module:
     return model
 
 
-def _run(model: nn.Module, size: int) -> CheckedModel:
-    torch.manual_seed(0)
+def _run(model: nn.Module, size: int, may_be_unused: bool) -> CheckedModel:
     try:
         model.eval()
-        data = _data(model, size, training=False)
+        data = _data(model, size, 1, training=False)
         with torch.no_grad():
             model(**model.data_preprocessor(data, False), mode='predict')
     except Exception as error:
@@ -128,17 +132,23 @@ def _run(model: nn.Module, size: int) -> CheckedModel:
         return CheckedModel(size, None, no_loss)
     try:
         model.train()
-        data = _data(model, size, training=True)
-        with torch.no_grad():
-            losses = model(**model.data_preprocessor(data, True), mode='loss')
-        loss = float(model.parse_losses(losses)[0])
-        if not torch.tensor(loss).isfinite():
-            raise ArithmeticError(f'the loss is {loss}')
+        data = _data(model, size, 2, training=True)
+        own = [(name, p) for name, module in model.named_modules() if isinstance(module, ATMNet)
+               for name, p in module.named_parameters(name) if p.requires_grad]  # fmt: skip
+        with torch.set_grad_enabled(bool(own)):
+            loss, _ = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+        if not loss.isfinite():
+            raise ArithmeticError(f'the loss is {loss.item()}')
+        if own and loss.requires_grad and not may_be_unused:
+            gradients = torch.autograd.grad(loss, [p for _, p in own], allow_unused=True)
+            unused = [name for (name, _), gradient in zip(own, gradients, strict=True) if gradient is None]
+            if unused:
+                raise RuntimeError(f'without gradient, which stops distributed training: {", ".join(unused)}')
     except NotImplementedError:
         return CheckedModel(size, None, f'{type(model).__name__} does not train as a whole')
     except Exception as error:
         raise ModelCheckError('loss', error) from error
-    return CheckedModel(size, loss)
+    return CheckedModel(size, loss.item())
 
 
 def _why_no_loss(model: nn.Module) -> str:
@@ -155,15 +165,15 @@ def _is(model: nn.Module, module: str, name: str) -> bool:
 # Made-up data
 
 
-def _data(model: nn.Module, size: int, training: bool) -> dict:
+def _data(model: nn.Module, size: int, count: int, training: bool) -> dict:
     """A batch as the model's data loader gives it."""
     if _is(model, 'mmseg', 'BaseSegmentor'):
-        return _segmentation_data(model, size)
+        return _segmentation_data(model, size, count)
     if _is(model, 'mmdet', 'BaseMOTModel'):
         only_detector = training and model.data_preprocessor.use_det_processor
-        return _detection_data(model.detector, size) if only_detector else _tracking_data(size)
+        return _detection_data(model.detector, size, count) if only_detector else _tracking_data(size)
     if _is(model, 'mmdet', 'BaseDetector'):
-        return _detection_data(model, size)
+        return _detection_data(model, size, count)
     if _is(model, 'mmpretrain', 'BaseClassifier'):
         return _classification_data(model, size)
     raise InputError(f'no pictures can be made up for a {type(model).__name__}')
@@ -173,40 +183,44 @@ def _pictures(count: int, height: int, width: int) -> list[Tensor]:
     return list(torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8))
 
 
-def _segmentation_data(model: nn.Module, size: int) -> dict:
+def _segmentation_data(model: nn.Module, size: int, count: int) -> dict:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     heads = model.decode_head if isinstance(model.decode_head, nn.ModuleList) else [model.decode_head]
     samples = []
-    for _ in range(_BATCH):
+    for _ in range(count):
         shape = {'img_shape': (size, size), 'ori_shape': (size, size), 'pad_shape': (size, size)}
         sample = SegDataSample(metainfo=shape)
         classes = max(2, heads[-1].num_classes)
         sample.gt_sem_seg = PixelData(data=torch.randint(0, classes, (1, size, size)))
         sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, size, size)))
         samples.append(sample)
-    return {'inputs': _pictures(_BATCH, size, size), 'data_samples': samples}
+    return {'inputs': _pictures(count, size, size), 'data_samples': samples}
 
 
-def _detection_data(model: nn.Module, size: int) -> dict:
+def _detection_data(model: nn.Module, size: int, count: int) -> dict:
     from mmdet.testing import demo_mm_inputs, demo_mm_proposals
 
     shape = (3, size, size)
+    # Some assigners take masks of models without them for something else.
+    with_mask = any('mask' in name for name, _ in model.named_modules()) or _is(
+        model, 'mmdet', 'SingleStageInstanceSegmentor'
+    )
     semantic_stride = 8 if getattr(getattr(model, 'roi_head', None), 'semantic_head', None) is not None else 1
     data = demo_mm_inputs(
-        _BATCH,
+        count,
         shape,
-        num_items=[3] * _BATCH,
+        num_items=[3] * count,
         num_classes=2,
-        with_mask=True,
+        with_mask=with_mask,
         with_semantic=True,
         sem_seg_output_strides=semantic_stride,
     )
     for sample in data['data_samples']:
         sample.gt_instances.labels.zero_()  # every detector has one class at least
     if getattr(model, 'roi_head', None) is not None and not model.with_rpn:
-        for sample, proposals in zip(data['data_samples'], demo_mm_proposals([shape] * _BATCH, 100), strict=True):
+        for sample, proposals in zip(data['data_samples'], demo_mm_proposals([shape] * count, 100), strict=True):
             sample.proposals = proposals
     return data
 

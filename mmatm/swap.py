@@ -1,10 +1,12 @@
 """Puts ATMNet into a config in place of its backbone."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import log2
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,25 +15,26 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmatm.archs import NUM_STAGES, resolve_arch
-from mmatm.config import load_config, walk
+from mmatm.config import has_name, installed_file, load_config, walk
 from mmatm.config_text import config_text
 from mmatm.errors import InputError
+from mmatm.model_check import OURS
 from mmatm.models.atmnet import ATMNet, resolve_out_indices
 
-OURS = ('mmatm.ATMNet', 'ATMNet')
 _STRIDES = tuple(4 * 2**i for i in range(NUM_STAGES))
 # Of pictures in RGB: what the weights of ATMNet expect.
 _IMAGENET = {'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
+_DEFAULT_CONSTRUCTOR = 'DefaultOptimWrapperConstructor'
 _LAYER_DECAY = {'decay_rate', 'decay_type', 'layer_decay_rate', 'num_layers'}
 # Beside a backbone, these do not read its maps.
 _NO_READERS = {'backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}
 _PROBE_SIZE = 512
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 
 
 class NoMapsError(InputError):
-    """The old backbone gives something else than maps, or cannot be built to see."""
+    """The old backbone gives something else than maps."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Change:
         why: The reason.
     """
 
-    path: Path
+    path: Keys
     old: Any
     new: Any
     why: str
@@ -70,7 +73,7 @@ class Swap:
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def set(self, path: Path, new: Any, why: str) -> None:
+    def set(self, path: Keys, new: Any, why: str) -> None:
         """Sets an entry and keeps account of it, unless it is so already."""
         node = self.cfg._cfg_dict
         for key in path[:-1]:
@@ -109,27 +112,25 @@ def swap_backbone(config: str | Config, arch: str | Mapping = 't', weights: str 
     model = swap.cfg.get('model')
     if not isinstance(model, dict):
         raise InputError('the config has no model: it is a part that others inherit from')
-    if any(path.split('.')[-1] == 'type' and not isinstance(value, str) for path, value in walk(model)):
+    if not all(isinstance(node.get('type'), (str, type(None))) for _, node in _nodes(model, ('model',))):
         raise InputError("the config names classes instead of types, MMEngine's new style, which is not supported")
     places = list(_places(model, ('model',)))
     if not places:
         raise InputError(f'{model.get("type", "the model")} has no entry `backbone` with a type')
     init_default_scope(swap.cfg.get('default_scope') or 'mmengine')
 
+    weights = weights and str(weights)
     parameters: set[str] = set()
     for path, place in places:
         if place['backbone']['type'] in OURS:
             _resize(swap, path, place, arch, weights)
         else:
             parameters |= _replace(swap, path, place, arch, weights)
-    if any(change.path[-1] in ('backbone', 'arch') for change in swap.changes):
+    if any('backbone' in change.path for change in swap.changes):
         _forget_weights(swap, [path for path, _ in places])
     if parameters:
         _normalise(swap)
         _fit_optimizer(swap, parameters)
-        for name, _ in walk(swap.cfg.model):
-            if name.split('.')[-1] in ('reid', 'teacher_backbone'):
-                swap.notes.append(f'model.{name} is as it was: it has trained weights of its own')
         if not weights:
             swap.notes.append('the backbone starts from random weights: no file was given')
     return swap
@@ -146,16 +147,45 @@ def swapped_text(swap: Swap, base: str) -> str:
     return config_text(base, changes, swap.cfg._cfg_dict, 'ATMNet as the backbone, by tools/swap_backbone.py')
 
 
-def _places(node: Any, path: Path) -> Iterator[tuple[Path, ConfigDict]]:
-    """Every part of a model that has a backbone, but for appearance models of trackers, trained on their own."""
-    if isinstance(node, dict) and isinstance(node.get('backbone'), dict) and 'type' in node['backbone']:
+def base_name(config: str, cfg: Config, folder: Path) -> str:
+    """What a file in a folder inherits a config by: its name in a toolbox, where MMEngine takes that, or its path.
+
+    Args:
+        config: As `swap_backbone` takes it.
+        cfg: The config.
+        folder: Of the file.
+    """
+    package = config.partition('::')[0]
+    # MMEngine looks for all of a named config's types in the package, whatever the config's scope is.
+    if '::' in config and has_name(config) and cfg.get('default_scope', package) == package:
+        return config
+    path = Path(installed_file(config) if '::' in config else config).resolve()
+    # MMEngine takes ../ by the words of the path, which leads elsewhere behind a link.
+    behind_link = folder.resolve() != Path(os.path.abspath(folder))
+    return str(path) if behind_link else os.path.relpath(path, folder)
+
+
+def _nodes(node: Any, path: Keys) -> Iterator[tuple[Keys, ConfigDict]]:
+    """A config node and all below it, as far as they are dicts, with their paths."""
+    if isinstance(node, dict):
         yield path, node
-    for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        if key != 'reid':
-            yield from _places(child, (*path, key))
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in list(entries):
+        yield from _nodes(child, (*path, key))
 
 
-def _resize(swap: Swap, path: Path, place: ConfigDict, arch: str | Mapping, weights: str | None) -> None:
+def _places(model: ConfigDict, path: Keys) -> list[tuple[Keys, ConfigDict]]:
+    """Every part of a model that has a backbone, but for appearance models of trackers, trained on their own."""
+    return [
+        (path, node)
+        for path, node in _nodes(model, path)
+        if not {'reid', 'backbone'} & set(path)
+        and isinstance(node.get('backbone'), dict)
+        and 'type' in node['backbone']
+    ]
+
+
+def _resize(swap: Swap, path: Keys, place: ConfigDict, arch: str | Mapping, weights: str | None) -> None:
     """Another size of the ATMNet that is there."""
     backbone = place['backbone']
     old, new = resolve_arch(backbone.get('arch', 'tiny')), resolve_arch(arch)
@@ -169,13 +199,13 @@ def _resize(swap: Swap, path: Path, place: ConfigDict, arch: str | Mapping, weig
     _fit_readers(swap, path, place, before, after, range(len(stages)))
 
 
-def _replace(swap: Swap, path: Path, place: ConfigDict, arch: str | Mapping, weights: str | None) -> set[str]:
+def _replace(swap: Swap, path: Keys, place: ConfigDict, arch: str | Mapping, weights: str | None) -> set[str]:
     """ATMNet for another backbone. Returns the names of the old one's parameters."""
     old = place['backbone']
     _refuse_readers(place)
     before, parameters = _probe_backbone(old)
     before = _drop_pyramid_maker(swap, path, place, before)
-    stages, output_stride, sources = _choose_stages(before.strides, place)
+    stages, output_stride, sources = _choose_stages(before.strides, _find_read(swap, path, place, before), place)
     after = _maps_of_stages(stages, output_stride, resolve_arch(arch))
 
     backbone = {'type': OURS[0], 'arch': arch}
@@ -199,21 +229,25 @@ def _replace(swap: Swap, path: Path, place: ConfigDict, arch: str | Mapping, wei
     return parameters
 
 
-def _note_what_went(swap: Swap, path: Path, old: Mapping) -> None:
-    left = {key: old[key] for key in ('frozen_stages', 'norm_eval') if old.get(key) not in (None, False, -1)}
-    if left:
-        settings = ' and '.join(f'{key}={value}' for key, value in left.items())
+def _note_what_went(swap: Swap, path: Keys, old: Mapping) -> None:
+    unset = {'frozen_stages': (None, -1), 'norm_eval': (None, False), 'drop_path_rate': (None, 0)}
+    habits = [f'{key}={old[key]}' for key, values in unset.items() if old.get(key) not in values]
+    habits += [f'norm_cfg of {old["norm_cfg"]["type"]}'] if 'type' in (old.get('norm_cfg') or ()) else []
+    if habits:
         swap.notes.append(
-            f'{_dotted(path)}: {settings} went with {old["type"]}. ATMNet is trained whole, and has no batch norms; '
-            'its own frozen_stages freezes stages'
+            f'{_dotted(path)}: {", ".join(habits)} went with {old["type"]}. ATMNet has layer norms, is trained whole, '
+            'and has a frozen_stages and a drop_path_rate (0.1) of its own'
         )
+    method = [key for key in ('dcn', 'plugins', 'sac', 'conv_cfg') if old.get(key)]
+    if method:
+        swap.notes.append(f'{_dotted(path)}: {" and ".join(method)} of {old["type"]} went, a part of this method')
 
 
 def _pretrained(weights: str) -> dict:
     return {'type': 'Pretrained', 'checkpoint': weights}
 
 
-def _dotted(path: Path) -> str:
+def _dotted(path: Keys) -> str:
     return '.'.join(map(str, path))
 
 
@@ -243,7 +277,8 @@ def _probe_backbone(backbone: ConfigDict) -> tuple[_Maps, set[str]]:
     """The maps of a backbone, and the names of its parameters.
 
     Raises:
-        NoMapsError: It cannot be built, or gives something else than maps.
+        NoMapsError: It gives something else than maps.
+        InputError: It cannot be built, or gives one tensor.
     """
     name = backbone['type']
     size = backbone.get('img_size', _PROBE_SIZE)
@@ -258,30 +293,34 @@ def _probe_backbone(backbone: ConfigDict) -> tuple[_Maps, set[str]]:
         maps = _build_and_run(backbone, run)
     except Exception as error:
         reason = ' '.join(str(error).split())[:200]
-        raise NoMapsError(
-            f'{name} does not run here on an RGB picture, to see which maps it gives: {reason}'
-        ) from error
+        raise InputError(f'{name} does not run here on an RGB picture, to see which maps it gives: {reason}') from error
     if isinstance(maps, Tensor):
-        raise NoMapsError(f'{name} gives something else in training than in evaluation, for a head of its own')
-    if not all(isinstance(x, Tensor) and x.ndim == 4 for x in maps):
-        raise NoMapsError(f'{name} gives more than maps, such as class tokens, which its head reads')
+        raise InputError(f'{name} gives one tensor, not a list of maps: its head reads it in a way of its own')
+    if not isinstance(maps, (list, tuple)) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in maps):
+        raise NoMapsError(
+            f'{name} gives something else than a list of maps, such as class tokens, which its head reads'
+        )
     return _Maps(tuple(x.shape[1] for x in maps), tuple(round(height / x.shape[2]) for x in maps)), parameters
 
 
-def _probe_neck(neck: ConfigDict, maps: _Maps) -> _Maps | None:
-    """What a neck makes of maps; None if it does not run on made-up ones."""
+def _probe_neck(neck: ConfigDict, maps: _Maps) -> tuple[_Maps | None, list[int]]:
+    """What a neck makes of maps, None if it does not run on made-up ones; and the positions of those it reads."""
 
     def run(module: nn.Module, device: str) -> Any:
-        shapes = ((c, *[_PROBE_SIZE // s] * 2) for c, s in zip(maps.channels, maps.strides, strict=True))
-        return module(tuple(torch.zeros(1, *shape, device=device) for shape in shapes))
+        shapes = [(c, *[_PROBE_SIZE // s] * 2) for c, s in zip(maps.channels, maps.strides, strict=True)]
+        with torch.enable_grad():
+            inputs = [torch.zeros(1, *shape, device=device, requires_grad=True) for shape in shapes]
+            outputs = module(tuple(inputs))
+            gradients = torch.autograd.grad(sum(x.sum() for x in outputs), inputs, allow_unused=True)
+        return outputs, [k for k, gradient in enumerate(gradients) if gradient is not None]
 
     try:
-        outputs = _build_and_run(neck, run)
+        outputs, read = _build_and_run(neck, run)
     except Exception:
-        return None
-    if isinstance(outputs, Tensor) or not all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
-        return None
-    return _Maps(tuple(x.shape[1] for x in outputs), tuple(round(_PROBE_SIZE / x.shape[2]) for x in outputs))
+        return None, list(range(len(maps.strides)))
+    if isinstance(outputs, Tensor) or not all(x.ndim == 4 for x in outputs):
+        return None, read
+    return _Maps(tuple(x.shape[1] for x in outputs), tuple(round(_PROBE_SIZE / x.shape[2]) for x in outputs)), read
 
 
 def _build_and_run(cfg: ConfigDict, run: Callable[[nn.Module, str], Any]) -> Any:
@@ -308,8 +347,47 @@ def _build(cfg: ConfigDict) -> nn.Module:
 # Which of ATMNet's maps stand in for them
 
 
-def _choose_stages(wanted: Sequence[int], place: Mapping) -> tuple[tuple[int, ...], int, list[int | None]]:
-    """Finds ATMNet's stages for maps of wanted strides.
+def _find_read(swap: Swap, path: Keys, place: ConfigDict, maps: _Maps) -> list[int]:
+    """Positions of the maps that are to be given out: a norm of ATMNet's that nobody reads stops distributed training.
+
+    A pyramid's `start_level` becomes 0 where the levels before are not given out any more.
+    """
+    everything = list(range(len(maps.strides)))
+    necks = place.get('neck')
+    if necks:
+        neck = necks[0] if isinstance(necks, (list, tuple)) else necks
+        read = _probe_neck(neck, maps)[1]
+        start = neck.get('start_level')
+        if start and read == everything[start:]:
+            neck_path = (*path, 'neck', 0) if isinstance(necks, (list, tuple)) else (*path, 'neck')
+            swap.set((*neck_path, 'start_level'), 0, 'levels before it are not given out')
+            return read
+        if isinstance(neck.get('in_channels'), int) and read == everything[-1:]:
+            return read
+        if read != everything:
+            why = 'the neck does not read all maps, whose norms get no gradients'
+            swap.set(('find_unused_parameters',), True, why)
+        return everything
+    if not _segments(place):
+        return everything
+    read = {k for _, head in _heads(place) for _, node in _nodes(head, ()) for k in _read_by(node, len(everything))}
+    return sorted(read) or everything
+
+
+def _segments(place: Mapping) -> bool:
+    """Whether a segmentor's heads read the backbone. They resize maps, and take the last one for the deepest."""
+    return not place.get('neck') and any(path[0] == 'decode_head' for path, _ in _heads(place))
+
+
+def _choose_stages(
+    strides: Sequence[int], read: Sequence[int], place: Mapping
+) -> tuple[tuple[int, ...], int, list[int | None]]:
+    """Finds ATMNet's stages for maps of other strides.
+
+    Args:
+        strides: Of the old maps.
+        read: Positions of those that are read.
+        place: The model around the backbone.
 
     Returns:
         The stages, the output stride, and for each old map the position of the new one, None if nobody reads it.
@@ -317,51 +395,57 @@ def _choose_stages(wanted: Sequence[int], place: Mapping) -> tuple[tuple[int, ..
     Raises:
         InputError: No maps of ATMNet fit.
     """
-    # A segmentor's heads resize their maps, and take the last one for the deepest.
-    segments = not place.get('neck') and any(path[0] == 'decode_head' for path, _ in _heads(place))
+    wanted = [strides[k] for k in read]
     dilated = any(dilation != 1 for dilation in place['backbone'].get('dilations') or ())
     options = []
     for output_stride in (32, 16, 8):
         for stages in combinations(range(NUM_STAGES), min(len(wanted), NUM_STAGES)):
-            strides = [min(_STRIDES[i], output_stride) for i in stages]
-            distance = sum(abs(log2(a / b)) for a, b in zip(strides, wanted, strict=False))
-            if stages[-1] == NUM_STAGES - 1 or not (segments or dilated):
+            own = [min(_STRIDES[i], output_stride) for i in stages]
+            distance = sum(abs(log2(a / b)) for a, b in zip(own, wanted, strict=False))
+            if stages[-1] == NUM_STAGES - 1 or not (_segments(place) or dilated):
                 options.append((distance, -output_stride, [-i for i in stages], stages))
     distance, output_stride, _, stages = min(options)
     in_order = list(wanted) == sorted(wanted) and len(wanted) <= NUM_STAGES
-    if in_order and (segments or distance == 0):
-        return stages, -output_stride, list(range(len(wanted)))
-    if segments:
-        return _choose_stages_by_head(wanted, place)
-    raise InputError(
-        f'{place["backbone"]["type"]} gives maps at strides {", ".join(map(str, wanted))}, for which what reads them '
-        'is built; those of ATMNet are at 4, 8, 16, 32'
-    )
+    if _segments(place):
+        in_order &= read[-1] in {k for path, head in _heads(place) if path[0] == 'decode_head'
+                                 for _, node in _nodes(head, ()) for k in _read_by(node, len(strides))}  # fmt: skip
+        if not in_order:
+            return _choose_stages_by_head(strides, place)
+    elif not in_order or distance:
+        raise InputError(
+            f'{place["backbone"]["type"]} gives maps at strides {", ".join(map(str, wanted))}, for which what reads '
+            'them is built; those of ATMNet are at 4, 8, 16, 32'
+        )
+    return stages, -output_stride, [read.index(k) if k in read else None for k in range(len(strides))]
 
 
-def _choose_stages_by_head(wanted: Sequence[int], place: Mapping) -> tuple[tuple[int, ...], int, list[int | None]]:
+def _choose_stages_by_head(strides: Sequence[int], place: Mapping) -> tuple[tuple[int, ...], int, list[int | None]]:
     """For maps in any order: decode heads read the last stage, auxiliary ones the stage of their map's stride."""
-    sources: list[int | None] = [None] * len(wanted)
-    decoded = [k for path, head in _heads(place) if path[0] == 'decode_head' for k in _read_by(head, len(wanted))]
-    for _, head in _heads(place):
-        for k in _read_by(head, len(wanted)):
-            sources[k] = _STRIDES.index(wanted[k]) if wanted[k] in _STRIDES else NUM_STAGES - 2
-    for k in decoded:
-        sources[k] = NUM_STAGES - 1
-    return tuple(range(NUM_STAGES)), max(8, min([32, *(wanted[k] for k in decoded)])), sources
+    read = [(path[0], k) for path, head in _heads(place) for k in _read_by(head, len(strides))]
+    decoded = {k for key, k in read if key == 'decode_head'}
+    of_stride = {stride: i for i, stride in enumerate(_STRIDES)}
+    chosen = {k: NUM_STAGES - 1 if k in decoded else of_stride.get(strides[k], NUM_STAGES - 2) for _, k in read}
+    stages = tuple(sorted(set(chosen.values())))
+    sources = [stages.index(chosen[k]) if k in chosen else None for k in range(len(strides))]
+    return stages, max(8, min([32, *(strides[k] for k in decoded)])), sources
 
 
-def _read_by(head: Mapping, count: int) -> list[int]:
-    """Positions of the maps that a head reads."""
-    index = head.get('in_index')
-    return [i % count for i in (index if isinstance(index, (list, tuple)) else [-1 if index is None else index])]
+def _read_by(node: Mapping, count: int) -> list[int]:
+    """Positions of the maps that a head, or a part of one with maps of its own, says that it reads."""
+    channels, index = node.get('in_channels'), node.get('in_index')
+    if channels is None:
+        return []
+    if index is None:
+        index = -1 if isinstance(channels, int) else range(count)
+    read = [i % count for i in ([index] if isinstance(index, int) else index)]
+    return [*read, 0] if node.get('c1_channels') else read  # DeepLabV3+ reads the first map too
 
 
-def _drop_pyramid_maker(swap: Swap, path: Path, place: ConfigDict, maps: _Maps) -> _Maps:
+def _drop_pyramid_maker(swap: Swap, path: Keys, place: ConfigDict, maps: _Maps) -> _Maps:
     """Takes away a neck that makes a pyramid of a plain transformer's maps. Returns what the heads read."""
     neck = place.get('neck')
     if isinstance(neck, dict) and len(maps.strides) == NUM_STAGES and len(set(maps.strides)) == 1:
-        pyramid = _probe_neck(neck, maps)
+        pyramid, _ = _probe_neck(neck, maps)
         if pyramid and pyramid.strides == _STRIDES:
             swap.set((*path, 'neck'), None, f'{neck["type"]} made a pyramid of equal maps; ATMNet gives one itself')
             return pyramid
@@ -371,7 +455,7 @@ def _drop_pyramid_maker(swap: Swap, path: Path, place: ConfigDict, maps: _Maps) 
 # What reads them
 
 
-def _heads(place: Mapping) -> Iterator[tuple[Path, ConfigDict]]:
+def _heads(place: Mapping) -> Iterator[tuple[Keys, ConfigDict]]:
     """The heads beside a backbone, with their paths from there."""
     for key, value in place.items():
         if key not in _NO_READERS and not key.startswith('teacher_'):
@@ -397,7 +481,7 @@ def _refuse_readers(place: Mapping) -> None:
 
 
 def _fit_readers(
-    swap: Swap, path: Path, place: ConfigDict, before: _Maps, after: _Maps, sources: Sequence[int | None]
+    swap: Swap, path: Keys, place: ConfigDict, before: _Maps, after: _Maps, sources: Sequence[int | None]
 ) -> None:
     """Sets necks and then heads to the new maps, as far as what reaches them differs from before.
 
@@ -411,27 +495,30 @@ def _fit_readers(
             return
         if neck['type'].endswith('GlobalAveragePooling'):  # has no channels, and a size of its own
             continue
-        old = _probe_neck(neck, before)
+        old, _ = _probe_neck(neck, before)
         neck_path = (*path, 'neck', i) if listed else (*path, 'neck')
-        found = _fit_reader(swap, neck_path, neck, before, after, sources, top=True)
-        _require_reader(found, path, before, after)
-        new = _probe_neck(neck, after)
+        _require_reader(_fit_reader(swap, neck_path, neck, before, after, sources, top=True), neck_path, before, after)
+        new, _ = _probe_neck(neck, after)
         if old is None or new is None:  # most necks give the same channels, whatever they read
             return
         before, after, sources = old, new, range(len(old.channels))
-    if before != after:
-        heads = list(_heads(place))
-        found = [_fit_reader(swap, (*path, *p), head, before, after, sources, top=True) for p, head in heads]
-        _require_reader(any(found), path, before, after)
+    if before == after:
+        return
+    found = []
+    for head_path, head in _heads(place):
+        found.append(_fit_reader(swap, (*path, *head_path), head, before, after, sources, top=True))
+        if _segments(place):
+            _require_reader(found[-1], (*path, *head_path), before, after)
+    _require_reader(any(found), path, before, after)
 
 
-def _require_reader(found: bool, path: Path, before: _Maps, after: _Maps) -> None:
+def _require_reader(found: bool, path: Keys, before: _Maps, after: _Maps) -> None:
     if before.channels != after.channels and not found:
         raise InputError(f'nothing in {_dotted(path)} says that it reads maps of {list(before.channels)} channels')
 
 
 def _fit_reader(
-    swap: Swap, path: Path, node: Any, before: _Maps, after: _Maps, sources: Sequence[int | None], top: bool = False
+    swap: Swap, path: Keys, node: Any, before: _Maps, after: _Maps, sources: Sequence[int | None], top: bool = False
 ) -> bool:
     """Sets what a neck or head is told of the maps it reads, in all of its config.
 
@@ -456,18 +543,23 @@ def _fit_reader(
     count = len(before.channels)
     channels, index, given = node.get('in_channels'), node.get('in_index'), node.get('out_channels')
     found = False
-    if isinstance(channels, int) and (top or isinstance(index, int) or count == 1):
+    nested = isinstance(index, int) or (count == 1 and 'decode_head' not in path)
+    if isinstance(channels, int) and (top or nested):
         k = _read_by(node, count)[0]
-        if found := channels == before.channels[k]:
+        if found := channels == before.channels[k] and sources[k] is not None:
             swap.set((*path, 'in_channels'), after.channels[sources[k]], why)
-            if isinstance(index, int) and index not in (sources[k], sources[k] - len(after.channels)):
+            if (-1 if index is None else index) not in (sources[k], sources[k] - len(after.channels)):
                 swap.set((*path, 'in_index'), sources[k], why)
     elif isinstance(channels, (list, tuple)):
         orders = (o for o in _orders(node, channels, count) if [before.channels[k] for k in o] == list(channels))
         if found := (order := next(orders, None)) is not None:
-            swap.set((*path, 'in_channels'), type(channels)(after.channels[sources[k]] for k in order), why)
+            given_out = [sources[k] for k in order if sources[k] is not None]
+            swap.set((*path, 'in_channels'), type(channels)(after.channels[i] for i in given_out), why)
             if isinstance(index, (list, tuple)):
-                swap.set((*path, 'in_index'), type(index)(sources[k] for k in order), why)
+                swap.set((*path, 'in_index'), type(index)(given_out), why)
+    now = node.get('in_channels')
+    if found and node.get('num_convs') == 0 and node.get('channels') == _sum(channels):
+        swap.set((*path, 'channels'), _sum(now), 'as many as are read: there is no convolution between')
     if node.get('c1_channels') and node.get('c1_in_channels') == before.channels[0]:
         swap.set((*path, 'c1_in_channels'), after.channels[sources[0]], why)
     if isinstance(given, (list, tuple)) and list(given[:count]) == list(before.channels):
@@ -479,6 +571,10 @@ def _fit_reader(
             swap.set((*path, key), type(node[key])(after.strides), why)
     below = [_fit_reader(swap, (*path, key), child, before, after, sources) for key, child in list(node.items())]
     return found or any(below)
+
+
+def _sum(channels: int | Sequence[int]) -> int:
+    return channels if isinstance(channels, int) else sum(channels)
 
 
 def _orders(node: Mapping, channels: Sequence[int], count: int) -> Iterator[list[int]]:
@@ -494,9 +590,9 @@ def _orders(node: Mapping, channels: Sequence[int], count: int) -> Iterator[list
 # What else belonged to the old backbone
 
 
-def _forget_weights(swap: Swap, paths: Sequence[Path]) -> None:
-    """Takes away weights of whole models that the old backbone was part of."""
-    why = 'weights of the model with the old backbone'
+def _forget_weights(swap: Swap, paths: Sequence[Keys]) -> None:
+    """Takes away weights of whole models, which hold a backbone that is not there any more."""
+    why = 'weights of a model with the backbone before'
     for path in paths:
         node = swap.cfg._cfg_dict
         for end, key in enumerate(path, 1):
@@ -507,18 +603,29 @@ def _forget_weights(swap: Swap, paths: Sequence[Path]) -> None:
                 swap.set((*path[:end], 'init_cfg'), None, why)
     if swap.cfg.get('load_from'):
         swap.set(('load_from',), None, why)
+    for path, node in _nodes(swap.cfg.model, ('model',)):
+        if path[-1] in ('reid', 'teacher_backbone'):
+            swap.notes.append(f'{_dotted(path)} is as it was: it has trained weights of its own')
+        elif 'checkpoint' in (node.get('init_cfg') or ()) and node.get('type') not in OURS and 'reid' not in path:
+            swap.notes.append(f'{_dotted(path)} still starts from {node["init_cfg"]["checkpoint"]}')
 
 
 def _normalise(swap: Swap) -> None:
     """Normalises pictures as ATMNet's weights expect."""
     why = "RGB by ImageNet's mean and standard deviation, as ATMNet's weights expect"
     cfg = swap.cfg._cfg_dict
-    used = cfg if 'data_preprocessor' not in cfg['model'] else {'model': cfg['model']}
-    for name, node in list(walk({key: used[key] for key in ('data_preprocessor', 'model') if key in used})):
-        path = tuple(name.split('.'))
-        wraps_another = isinstance(node, dict) and isinstance(node.get('data_preprocessor'), dict)
-        if path[-1] != 'data_preprocessor' or not isinstance(node, dict) or 'reid' in path or wraps_another:
-            continue
+    keys = ['model'] if 'data_preprocessor' in cfg['model'] else ['data_preprocessor', 'model']
+    nodes = [found for key in keys if key in cfg for found in _nodes(cfg[key], (key,))]
+    preprocessors = [
+        (path, node)
+        for path, node in nodes
+        if path[-1] == 'data_preprocessor'
+        and 'reid' not in path
+        and not isinstance(node.get('data_preprocessor'), dict)
+    ]
+    changes = len(swap.changes)
+    for path, node in preprocessors:
+        was_rgb = node.get('bgr_to_rgb') or node.get('to_rgb')
         for key, value in _IMAGENET.items():
             swap.set((*path, key), value, why)
         if node.get('rgb_to_bgr'):
@@ -526,7 +633,15 @@ def _normalise(swap: Swap) -> None:
         is_mmpretrains = node.get('type', 'ClsDataPreprocessor').endswith(
             ('ClsDataPreprocessor', 'ReIDDataPreprocessor')
         )
-        swap.set((*path, 'to_rgb' if is_mmpretrains else 'bgr_to_rgb'), True, why)
+        swap.set((*path, 'to_rgb' if is_mmpretrains or 'to_rgb' in node else 'bgr_to_rgb'), True, why)
+        for tracker_path, tracker in [] if was_rgb else nodes:
+            if tracker_path[-1] == 'img_norm_cfg' and 'reid' in tracker_path and tracker.get('to_rgb'):
+                swap.set((*tracker_path, 'to_rgb'), False, 'the pictures that it takes are in RGB already')
+    if not preprocessors:
+        swap.notes.append(f'no data_preprocessor is in the config: see to it that pictures are {why}')
+    kept = [_dotted(path) for path, _ in nodes if path[-1] == 'teacher_backbone']
+    if kept and len(swap.changes) > changes:
+        swap.notes.append(f'{" and ".join(kept)} sees pictures that are normalised for ATMNet')
 
 
 def _fit_optimizer(swap: Swap, parameters: set[str]) -> None:
@@ -536,22 +651,40 @@ def _fit_optimizer(swap: Swap, parameters: set[str]) -> None:
     if _LAYER_DECAY & set(settings):
         why = "learning rates by the old backbone's layers; norms and biases stay exempt from decay"
         kept = {key: value for key, value in settings.items() if key not in _LAYER_DECAY}
-        swap.set(('optim_wrapper', 'constructor'), 'DefaultOptimWrapperConstructor', why)
+        swap.set(('optim_wrapper', 'constructor'), _DEFAULT_CONSTRUCTOR, why)
         settings = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0, **kept}
         swap.set(('optim_wrapper', 'paramwise_cfg'), settings, why)
+    elif not wrapper.get('optimizer') or wrapper.get('constructor', _DEFAULT_CONSTRUCTOR) != _DEFAULT_CONSTRUCTOR:
+        swap.notes.append('optim_wrapper is as it was; see whether it has settings for the old backbone')
     keys = settings.get('custom_keys') or {}
-    with torch.device('meta'):
-        ours = [f'backbone.{name}' for name, _ in ATMNet('t').named_parameters()]
-    only_old = [key for key in keys if _names(key, parameters) and not _names(key, ours)]
-    kept = {key: value for key, value in keys.items() if key not in only_old and not key.startswith('backbone.')}
-    if len(kept) < len(keys):
-        swap.set(('optim_wrapper', 'paramwise_cfg', 'custom_keys'), kept, 'without keys for parts of the old backbone')
+    # Of one place in a model that has several, such as student.backbone.layer1, too.
+    parts = [key for key in keys if key.partition('backbone.')[2]]
+    if any(key not in parts and _names(key, parameters) for key in keys):
+        now = _parameters(swap.cfg.model)
+        parts += [key for key in keys if key not in parts and _names(key, parameters) and not _names(key, now)]
+    if parts:
+        kept = {key: value for key, value in keys.items() if key not in parts}
+        why = f'no keys for parts of the old backbone: {_some(parts)}'
+        swap.set(('optim_wrapper', 'paramwise_cfg', 'custom_keys'), kept, why)
     optimizer = (wrapper.get('optimizer') or {}).get('type')
     if optimizer and optimizer != 'AdamW':
         swap.notes.append(
             f'optimizer {optimizer} and its learning rate are as they were; ATMNet is trained with AdamW, '
             'see docs/swapping.md'
         )
+
+
+def _parameters(model: ConfigDict) -> set[str]:
+    """The names of a model's parameters; of its ATMNets only, if it cannot be built."""
+    try:
+        return _build_and_run(model, lambda module, _: {name for name, _ in module.named_parameters()})
+    except Exception:
+        with torch.device('meta'):
+            return {f'backbone.{name}' for name, _ in ATMNet('t').named_parameters()}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
 
 
 def _names(key: str, parameters: Sequence[str] | set[str]) -> bool:

@@ -16,8 +16,8 @@ import tempfile
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,19 @@ from mmengine.config import Config
 from mmatm.config import load_config
 from mmatm.errors import InputError
 from mmatm.model_check import ModelCheckError, check_model, checked_part
-from mmatm.swap import NoMapsError, swap_backbone, swapped_text
+from mmatm.swap import NoMapsError, base_name, swap_backbone, swapped_text
+from mmatm.version import __version__
 
 TOOLBOXES = ('mmdet', 'mmseg')
 ARCH = 'xt'
 _TIMEOUT = 600  # seconds, of a check
 _TOGETHER = 8
 RUNS = 'runs'
+# Of failures that a config has as it is: others are the toolbox's.
+_DEFECTS = {
+    'the environment, without a package or file': r'is not installed|pip install|urlopen|No such file|mim install',
+    'the environment, without CUDA': r'for device cpu not found|process group has not been|CUDA|features.size',
+}
 OUTCOMES = {
     'run': 'swapped and run',
     'built': 'swapped and built',
@@ -44,7 +50,7 @@ OUTCOMES = {
 # The last ones are optional: some configs need them.
 _PACKAGES = (
     *('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'),
-    *('lap', 'motmetrics', 'scikit-image', 'timm', 'transformers', 'detectron2'),
+    *('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2'),
 )
 _HEAD = """# ATMNet in every config of mmdet and mmsegmentation
 
@@ -85,7 +91,16 @@ class Outcome:
         """Whose defect it is that the model did not run."""
         if self.outcome in ('run', 'refused'):
             return ''
-        return 'of mmatm' if self.original == RUNS else 'of the config as it is'
+        if self.original == RUNS or _stage(self.original) != _stage(self.reason):
+            return 'mmatm'
+        for whose, words in _DEFECTS.items():
+            if re.search(words, self.original):
+                return whose
+        return 'the toolbox'
+
+
+def _stage(reason: str) -> str:
+    return reason.partition(':')[0]
 
 
 def leaf_configs(toolbox: str) -> list[str]:
@@ -101,11 +116,6 @@ def _root(toolbox: str) -> Path:
     return Path(importlib.import_module(toolbox).__file__).parent / '.mim'
 
 
-def _path(name: str) -> Path:
-    toolbox, _, path = name.partition('::')
-    return _root(toolbox) / 'configs' / path
-
-
 def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
     """Swaps the backbone of a config, and checks the model with it and as it was.
 
@@ -115,9 +125,9 @@ def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
         compare: Whether to check the config as it is too, or leave that empty.
     """
     try:
-        cfg = load_config(str(_path(name)))
+        cfg = load_config(name)
     except Exception as error:
-        return Outcome(name, '', 'failed', _words(error), 'cannot be read', False)
+        return Outcome(name, '', 'failed', f'read: {_words(error)}', f'read: {_words(error)}', False)
     backbone, outcome, reason, gives_maps = '', 'run', '', True
     try:
         swap = swap_backbone(cfg, ARCH)
@@ -125,9 +135,7 @@ def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
         backbone = ', '.join(node['type'] for node in old)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'swapped.py'
-            # MMEngine inherits by name only what is made of letters, not gn+ws/.
-            named = re.fullmatch(r'\w+::[\w./-]+', name)
-            path.write_text(swapped_text(swap, name if named else str(_path(name))))
+            path.write_text(swapped_text(swap, base_name(name, swap.cfg, path.parent)))
             written = load_config(str(path))
         if without_scope(written) != without_scope(swap.cfg):
             raise AssertionError('the file that was written is another config')
@@ -165,20 +173,27 @@ def _check(cfg: Config, cache: Path) -> str:
     if path.exists():
         return path.read_text()
     error = ''
-    signal.signal(signal.SIGALRM, _stop)
+    before = signal.signal(signal.SIGALRM, _stop)
     signal.alarm(_TIMEOUT)
     try:
         check_model(cfg)
-    except (ModelCheckError, InputError) as failure:
+    except (ModelCheckError, InputError, _Timeout) as failure:
         error = _words(failure)
     finally:
         signal.alarm(0)
-    path.write_text(error)
+        signal.signal(signal.SIGALRM, before)
+    whole = path.with_suffix(f'.{os.getpid()}')
+    whole.write_text(error)
+    whole.replace(path)  # or one that is cut short would be read as that of a model that runs
     return error
 
 
+class _Timeout(BaseException):
+    """Passes what catches exceptions."""
+
+
 def _stop(*_: Any) -> None:
-    raise TimeoutError(f'more than {_TIMEOUT} s')
+    raise _Timeout(f'forward: more than {_TIMEOUT} s')
 
 
 def _words(error: BaseException) -> str:
@@ -204,19 +219,20 @@ def examine_all(names: Sequence[str], folder: Path, jobs: int) -> Iterator[Outco
     """
     folder = folder.absolute()
     (folder / 'checks').mkdir(parents=True, exist_ok=True)
-    path = folder / 'outcomes.jsonl'
+    path, of = folder / 'outcomes.jsonl', folder / 'environment.txt'
+    if of.exists() and of.read_text() != environment():
+        raise InputError(f'{folder} holds outcomes of another environment; give another folder with --work-dir')
+    of.write_text(environment())
     kept = {outcome.config: outcome for outcome in read_outcomes(path)}
     path.write_text(''.join(map(_line, kept.values())))  # without a line that was cut short
     yield from (kept[name] for name in names if name in kept)
     left = [name for name in names if name not in kept]
     # Neighbours often have the same model.
     tasks = [left[i : i + _TOGETHER] for i in range(0, len(left), _TOGETHER)]
-    with (
-        ProcessPoolExecutor(jobs, get_context('spawn'), initializer=_quiet, max_tasks_per_child=20) as pool,
-        path.open('a') as file,
-    ):
-        for task in as_completed([pool.submit(_examine_some, some, folder / 'checks') for some in tasks]):
-            for outcome in task.result():
+    # New processes after some tasks: models leave memory behind.
+    with get_context('spawn').Pool(jobs, _quiet, maxtasksperchild=10) as pool, path.open('a') as file:
+        for outcomes in pool.imap_unordered(partial(_examine_some, folder / 'checks'), tasks):
+            for outcome in outcomes:
                 file.write(_line(outcome))
                 file.flush()
                 yield outcome
@@ -232,7 +248,7 @@ def _quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _examine_some(names: Sequence[str], cache: Path) -> list[Outcome]:
+def _examine_some(cache: Path, names: Sequence[str]) -> list[Outcome]:
     outcomes = []
     for name in names:
         os.chdir(_root(name.split('::')[0]))  # paths in configs begin there
@@ -256,7 +272,7 @@ def environment() -> str:
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f'{package} {importlib.metadata.version(package)}')
-    return f'Seen with Python {platform.python_version()}, {", ".join(found)}.'
+    return f'Seen with mmatm {__version__}, Python {platform.python_version()}, {", ".join(found)}.'
 
 
 def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
@@ -301,10 +317,8 @@ def _numbers(outcomes: Sequence[Outcome]) -> str:
 
 
 def _whose(outcome: Outcome) -> str:
-    same = outcome.original == outcome.reason
-    return f'{outcome.defect}: {outcome.reason}' + (
-        '' if same or outcome.original == RUNS else f' (before: {outcome.original})'
-    )
+    before = '' if outcome.original in (RUNS, outcome.reason) else f' (before: {outcome.original})'
+    return f'{outcome.defect}: {outcome.reason}{before}'
 
 
 def _by_reason(outcomes: Sequence[Outcome], kinds: Sequence[str], reason: Callable[[Outcome], str]) -> list[str]:

@@ -10,7 +10,7 @@ from mmatm.config_text import config_text
 BASE = """
 model = dict(
     backbone=dict(type='A', depth=50, cfg=dict(x=1, y=2)),
-    heads=[dict(type='H', inner=dict(a=1, b=2), c=(1, 2)), dict(type='I')],
+    heads=[dict(type='H', inner=dict(a=1, b=2), c=(1, 2)), {'type': 'I', 'a-b': dict(x=1, y=2)}],
     keys={'a.b': dict(lr=1), 'c': dict(lr=2)},
     sizes=(1, 2),
 )
@@ -40,6 +40,8 @@ def written(tmp_path, changes):
         [(('model', 'backbone', 'depth'), 50, {'a': 1})],
         [(('model', 'keys'), {'a.b': {}, 'c': {}}, {'a.b': {'lr': 3}})],
         [(('model', 'keys'), {'c': {}}, {})],
+        [(('model', 'keys', 'a.b', 'lr'), 1, 5)],
+        [(('model', 'heads', 1, 'a-b', 'x'), 1, 5)],
         [(('model', 'heads', 1, 'type'), 'I', 'J')],
         [(('model', 'heads', 0, 'inner', 'a'), 1, 7), (('model', 'heads', 0, 'c'), (1, 2), (3, 4))],
         [(('model', 'heads', 0, 'inner'), {'a': 1}, {'z': 1})],

@@ -41,7 +41,7 @@ def test_does_not_build(cfg):
 def test_does_not_run(cfg):
     reader = cfg.model.get('neck') or cfg.model.decode_head
     channels = reader.in_channels
-    reader.in_channels = [9, 9, 9, 9] if isinstance(channels, list) else 9
+    reader.in_channels = [9] * len(channels) if isinstance(channels, list) else 9
     with pytest.raises(ModelCheckError, match='to have 9 channels') as error:
         check_model(cfg)
     assert error.value.stage == 'forward'
@@ -54,6 +54,28 @@ def test_has_no_finite_loss(cfg):
     with pytest.raises(ModelCheckError, match=r'the loss is (inf|nan)') as error:
         check_model(cfg)
     assert error.value.stage == 'loss'
+
+
+def test_maps_that_nobody_reads_are_found(cfg):
+    backbone = cfg.model.backbone
+    reader = cfg.model.get('neck') or cfg.model.decode_head
+    stages = backbone.out_indices
+    backbone.out_indices = [0, *stages]
+    if 'neck' in cfg.model:
+        reader.update(in_channels=[8, *reader.in_channels], start_level=1)
+    else:
+        for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+            head.in_index += 1
+    with pytest.raises(ModelCheckError, match=r'without gradient.*: backbone\.norm0\.weight, backbone\.norm0\.bias$'):
+        check_model(cfg)
+    cfg.find_unused_parameters = True
+    check_model(cfg)
+
+
+def test_the_same_each_time_and_leaves_chance_alone(cfg):
+    state = torch.get_rng_state()
+    assert check_model(cfg) == check_model(cfg)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_weights_of_other_models_are_not_read(cfg):
@@ -90,7 +112,7 @@ def test_a_larger_size_is_tried(monkeypatch):
     """SSD's extra levels need more than 128 pixels."""
     cfg = swap_backbone('mmdet::ssd/ssd300_coco.py', MINI).cfg
     sizes = []
-    monkeypatch.setattr('mmatm.model_check._run', lambda model, size: sizes.append(size) or fail(size))
+    monkeypatch.setattr('mmatm.model_check._run', lambda model, size, _: sizes.append(size) or fail(size))
 
     def fail(size):
         if size == 128:
@@ -98,4 +120,3 @@ def test_a_larger_size_is_tried(monkeypatch):
 
     check_model(cfg)
     assert sizes == [128, 512]
-    assert torch.is_grad_enabled()

@@ -13,7 +13,7 @@ from mmatm.config import load_config, walk
 from mmatm.errors import InputError
 from mmatm.model_check import checked_part
 from mmatm.models import ATMNet
-from mmatm.swap import swap_backbone, swapped_text
+from mmatm.swap import base_name, swap_backbone, swapped_text
 from mmatm.zoo import without_scope
 
 MINI = {
@@ -47,68 +47,121 @@ model = dict(
 """
     )
     notes = '\n'.join(swap.notes)
-    for words in ('frozen_stages=1 and norm_eval=True went with ResNet', 'optimizer SGD', 'random weights'):
+    for words in (
+        'frozen_stages=1, norm_eval=True, norm_cfg of BN went with ResNet',
+        'optimizer SGD',
+        'random weights',
+    ):
         assert words in notes
 
 
-def maps_of(cfg, x):
-    """The shapes (H, W) of what reaches the heads."""
+def read_sizes(cfg, size):
+    """(H, W) of every map that a head reads, or of all that a neck gives."""
     init_default_scope(cfg.default_scope)
     model = MODELS.build(checked_part(cfg, 64))
     model.eval()
     with torch.no_grad():
-        maps = model.extract_feat(x)
-    return [tuple(y.shape[2:]) for y in maps]
+        maps = model.extract_feat(torch.rand(1, 3, size, size))
+    read = range(len(maps))
+    if cfg.model.get('decode_head') and not cfg.model.get('neck'):
+        heads = [cfg.model.decode_head, *([cfg.model.auxiliary_head] if 'auxiliary_head' in cfg.model else [])]
+        read = [i for head in heads for i in (head.in_index if isinstance(head.in_index, list) else [head.in_index])]
+        read += [0] if 'c1_channels' in cfg.model.decode_head else []
+    return [tuple(maps[i].shape[2:]) for i in read]
 
 
 @pytest.mark.parametrize(
     ('name', 'stages', 'output_stride'),
     [
-        ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', None, 32),
+        ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', [1, 2, 3], 32),
+        ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', None, 32),
         ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', [1, 2, 3], 32),
         ('mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', [2, 3], 32),
-        ('mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py', None, 32),
+        ('mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py', [3], 32),
         ('mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py', [3], 16),
         ('mmdet::rpn/rpn_r50-caffe-c4_1x_coco.py', [2], 32),
-        ('mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py', None, 8),
-        ('mmseg::deeplabv3/deeplabv3_r101-d16-mg124_4xb2-40k_cityscapes-512x1024.py', None, 16),
+        ('mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py', [0, 2, 3], 8),
+        ('mmseg::deeplabv3/deeplabv3_r101-d16-mg124_4xb2-40k_cityscapes-512x1024.py', [2, 3], 16),
         ('mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', None, 32),
-        ('mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py', None, 32),
+        ('mmseg::upernet/upernet_r18_4xb2-80k_cityscapes-512x1024.py', None, 32),
     ],
 )
 def test_maps_keep_their_resolution(name, stages, output_stride):
-    """The model before is the independent source: what reaches the heads has the same sizes."""
+    """The model before is the independent source."""
     cfg = load_config(name)
     swap = swap_backbone(cfg, MINI)
     backbone = swap.cfg.model.backbone
     assert backbone.get('out_indices') == stages
     assert backbone.get('output_stride', 32) == output_stride
-    size = 640 if 'beit' in name else 256
-    assert maps_of(swap.cfg, torch.rand(1, 3, size, size)) == maps_of(cfg, torch.rand(1, 3, size, size))
+    assert read_sizes(swap.cfg, 256) == read_sizes(cfg, 256)
 
 
 def test_heads_without_neck_read_the_maps_of_their_index():
-    name = 'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    name = 'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py'
     model = swap_backbone(name).cfg.model
-    assert (model.decode_head.in_channels, model.decode_head.c1_in_channels) == (512, 64)
-    assert (model.auxiliary_head.in_channels, model.auxiliary_head.in_index) == (320, 2)
+    assert model.backbone.out_indices == [0, 2, 3]  # without the map that nobody reads
+    assert (model.decode_head.in_channels, model.decode_head.in_index, model.decode_head.c1_in_channels) == (512, 2, 64)
+    assert (model.auxiliary_head.in_channels, model.auxiliary_head.in_index) == (320, 1)
     assert model.pretrained is None
 
 
-def test_heads_of_maps_in_any_order():
-    """BiSeNetV2 gives the fused map first: the decode head gets the last stage, others the stage of their stride."""
-    model = swap_backbone('mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py').cfg.model
+@pytest.mark.parametrize(
+    ('name', 'stages', 'auxiliary'),
+    [
+        # the fused map is the first of five, at stride 8
+        ('mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py', [0, 1, 2, 3], [0, 1, 2, 3]),
+        # of three, at strides 8, 8, 16: rising, but the deepest is the first
+        ('mmseg::bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py', [1, 2, 3], [1, 2]),
+        # a decoder, from stride 16 to 1
+        ('mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py', [2, 3], [2]),
+    ],
+)
+def test_heads_of_maps_in_any_order(name, stages, auxiliary):
+    """The decode head gets the last stage, auxiliary heads the stages of their strides."""
+    channels = [64, 128, 320, 512]
+    model = swap_backbone(name).cfg.model
     assert model.backbone.output_stride == 8
-    assert (model.decode_head.in_index, model.decode_head.in_channels) == (3, 512)
-    assert [head.in_index for head in model.auxiliary_head] == [0, 1, 2, 3]
-    assert [head.in_channels for head in model.auxiliary_head] == [64, 128, 320, 512]
+    assert list(model.backbone.get('out_indices', range(4))) == stages
+    heads = model.auxiliary_head if isinstance(model.auxiliary_head, list) else [model.auxiliary_head]
+    for head, stage in zip([model.decode_head, *heads], [3, *auxiliary], strict=True):
+        assert (stages[head.in_index], head.in_channels) == (stage, channels[stage])
+
+
+def test_a_head_without_convolutions_has_the_channels_it_reads():
+    model = swap_backbone('mmseg::cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py').cfg.model
+    assert (model.decode_head.in_channels, model.decode_head.channels) == (512, 512)
+
+
+def test_levels_that_a_neck_does_not_read():
+    """A norm without gradient stops distributed training."""
+    swap = swap_backbone('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py')
+    neck = swap.cfg.model.neck
+    assert (neck.start_level, list(neck.in_channels), swap.cfg.model.backbone.out_indices) == (
+        0,
+        [128, 320, 512],
+        [1, 2, 3],
+    )
+    assert 'find_unused_parameters' not in swap.cfg
+
+    cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg.model.neck.update(end_level=2, num_outs=3)
+    swap = swap_backbone(cfg)
+    assert swap.cfg.find_unused_parameters is True
+    assert 'out_indices' not in swap.cfg.model.backbone
 
 
 def test_only_what_reads_the_maps_is_set():
-    """K-Net's update heads have 512 channels like the second map, and do not read it."""
+    """K-Net's update heads have 512 channels of their own, like a map of both backbones."""
     name = 'mmseg::knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py'
     before, after = load_config(name).model, swap_backbone(name).cfg.model
     assert after.decode_head.kernel_generate_head.in_channels == 512
+    assert before.decode_head.kernel_update_head == after.decode_head.kernel_update_head
+    cfg = swap_backbone(name).cfg  # with one map only
+    cfg.model.backbone.out_indices = [3]
+    cfg.model.decode_head.kernel_generate_head.in_index = 0
+    cfg.model.auxiliary_head = None
+    after = swap_backbone(cfg, 'l').cfg.model
+    assert after.decode_head.kernel_generate_head.in_channels == 768
     assert before.decode_head.kernel_update_head == after.decode_head.kernel_update_head
 
 
@@ -130,7 +183,21 @@ def test_several_backbones():
     swap = swap_backbone(twice)
     for part in (swap.cfg.model.student, swap.cfg.model.teacher):
         assert part.backbone.type == 'mmatm.ATMNet'
-        assert list(part.neck.in_channels) == [64, 128, 320, 512]
+        assert list(part.neck.in_channels) == [128, 320, 512]
+
+
+def test_a_tracker_does_not_turn_colours_twice():
+    name = 'mmdet::strongsort/strongsort_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py'
+    assert load_config(name).model.tracker.reid.img_norm_cfg.to_rgb is True
+    model = swap_backbone(name).cfg.model
+    assert model.data_preprocessor.bgr_to_rgb is True
+    assert model.tracker.reid.img_norm_cfg.to_rgb is False
+
+
+def test_pictures_that_nothing_normalises_are_told():
+    cfg = load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+    del cfg.model['data_preprocessor']
+    assert any('no data_preprocessor' in note for note in swap_backbone(cfg).notes)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +241,29 @@ def test_optimizer_settings_of_the_old_backbone_go():
     assert dict(swin.cfg.optim_wrapper.paramwise_cfg.custom_keys)['norm'] == {'decay_mult': 0.0}
 
 
+def test_keys_of_heads_stay():
+    cfg = load_config('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    keys = {'bn': 1, 'conv': 2, 'layer1': 3, 'decode_head': 4, 'backbone': 5, 'backbone.layer2': 6, 'typo': 7}
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={key: dict(lr_mult=float(n)) for key, n in keys.items()})
+    kept = swap_backbone(cfg).cfg.optim_wrapper.paramwise_cfg.custom_keys
+    assert set(kept) == {'bn', 'conv', 'decode_head', 'backbone', 'typo'}
+
+    cfg = load_config('mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'student.backbone.layer1': dict(lr_mult=0.0)})
+    assert swap_backbone(cfg).cfg.optim_wrapper.paramwise_cfg.custom_keys == {}
+
+
+def test_an_optimizer_of_another_form_is_told():
+    cfg = load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
+    cfg.optim_wrapper.constructor = 'MyConstructor'
+    assert any('optim_wrapper is as it was' in note for note in swap_backbone(cfg).notes)
+
+
+def test_parts_of_the_method_that_go_are_told():
+    notes = '\n'.join(swap_backbone('mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py').notes)
+    assert 'model: dcn of ResNet went, a part of this method' in notes
+
+
 def test_weights_of_whole_models_go():
     name = 'mmdet::common/lsj-100e_coco-detection.py'
     with pytest.raises(InputError, match='the config has no model'):
@@ -203,12 +293,15 @@ def test_swapping_again_changes_the_size(name, tmp_path):
     assert without_scope(larger.cfg.model) == without_scope(swap_backbone(name, 'l').cfg.model)
 
 
-def test_weights_of_another_size_go(tmp_path):
+def test_weights_of_another_size_go():
     name = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
     cfg = swap_backbone(name, 't', 'atmnet_t.pth').cfg
     assert cfg.model.backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': 'atmnet_t.pth'}
     assert swap_backbone(cfg, 's').cfg.model.backbone.init_cfg is None
     assert swap_backbone(cfg, 's', 'atmnet_s.pth').cfg.model.backbone.init_cfg.checkpoint == 'atmnet_s.pth'
+    cfg.load_from = 'whole_model.pth'  # which would come after the new weights
+    assert swap_backbone(cfg, 't', Path('new.pth')).cfg.load_from is None
+    assert swap_backbone(cfg, 't', Path('new.pth')).cfg.model.backbone.init_cfg.checkpoint == 'new.pth'
 
 
 def test_imagenet_weights_fill_all_but_the_output_norms(tmp_path):
@@ -236,7 +329,7 @@ def test_imagenet_weights_fill_all_but_the_output_norms(tmp_path):
         ('mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py', 'feeds its maps back'),
         (
             'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py',
-            'DDRNet gives something else in tr',
+            'DDRNet gives one tensor',
         ),
         ('mmseg::dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512.py', 'class tokens'),
         ('mmseg::san/san-vit-b16_coco-stuff164k-640x640.py', 'no entry `backbone`'),
@@ -256,15 +349,21 @@ def test_bad_arguments():
         swap_backbone(name, 'huge')
     cfg = load_config(name)
     cfg.model.neck.in_channels = [1, 2, 3, 4]
-    with pytest.raises(InputError, match=r'nothing in model says that it reads maps of \[64, 128, 256, 512\]'):
+    with pytest.raises(InputError, match=r'nothing in model.neck says that it reads maps of \[64, 128, 256, 512\]'):
         swap_backbone(cfg, 'l')
+    cfg = load_config('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    cfg.model.decode_head = dict(type='MyHead', feat_dim=512)
+    with pytest.raises(InputError, match=r'nothing in model.decode_head says that it reads maps'):
+        swap_backbone(cfg)
+    with pytest.raises(InputError, match=r'or a dict, not 3'):
+        swap_backbone(name, 3)
     cfg = load_config(name)
     cfg.model.backbone.type = 'NoSuchNet'
     with pytest.raises(InputError, match=r'NoSuchNet does not run here.*NoSuchNet is not in'):
         swap_backbone(cfg)
 
 
-def test_new_style_configs_are_refused(tmp_path):
+def test_new_style_configs_are_refused():
     cfg = Config(dict(default_scope='mmdet', model=dict(type=object, backbone=dict(type='ResNet', depth=18))))
     with pytest.raises(InputError, match='new style'):
         swap_backbone(cfg)
@@ -349,8 +448,8 @@ def test_a_users_project(project, tool):
     told = tool('swap_backbone.py', project / 'my_config.py', '--arch', 'xt', '--out', out, '--check', **environment)
     for words in (
         'model.auxiliary_head.in_channels: 1024 -> 320',
-        'weights of the model with the old backbone',
-        'frozen_stages=1 went with ResNetV1c',
+        'weights of a model with the backbone before',
+        'frozen_stages=1, norm_cfg of SyncBN went with ResNetV1c',
         'ran on pictures of 128x128; loss ',
     ):
         assert words in told
@@ -361,9 +460,16 @@ def test_a_users_project(project, tool):
         == """# ATMNet as the backbone, by tools/swap_backbone.py
 _base_ = '../my_config.py'
 model = dict(
-    backbone=dict(_delete_=True, type='mmatm.ATMNet', arch='xt', output_stride=8, with_cp=True),
-    decode_head=dict(in_channels=512),
-    auxiliary_head=dict(in_channels=320),
+    backbone=dict(
+        _delete_=True,
+        type='mmatm.ATMNet',
+        arch='xt',
+        out_indices=[2, 3],
+        output_stride=8,
+        with_cp=True,
+    ),
+    decode_head=dict(in_channels=512, in_index=1),
+    auxiliary_head=dict(in_channels=320, in_index=0),
     pretrained=None,
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
 )
@@ -386,7 +492,35 @@ def test_the_command_does_not_overwrite(tmp_path, monkeypatch, error_of):
     assert Path('retinanet_r18_fpn_1x_coco_atmnet_s.py').read_text() == 'mine'
     message = error_of('swap_backbone.py', 'mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py')
     assert message.startswith('error: HourglassNet gives maps')
+    assert 'give it the ending .py' in error_of('swap_backbone.py', name, '--out', 'x')
+    assert 'there is no folder nowhere' in error_of('swap_backbone.py', name, '--out', 'nowhere/x.py')
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failing_check_is_one_message(tmp_path, error_of):
+    path = tmp_path / 'bad.py'
+    path.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\nmodel = dict(bbox_head=dict(in_channels=7))"
+    )
+    message = error_of('swap_backbone.py', path, '--arch', 'xt', '--out', tmp_path / 'new.py', '--check')
+    assert 'the model fails at forward: RuntimeError' in message
+    path.write_text("_base_ = './nowhere.py'")
+    assert 'bad.py cannot be read: FileNotFoundError' in error_of('swap_backbone.py', path)
+
+
+def test_paths_of_the_base(tmp_path, monkeypatch):
+    """Names that MMEngine does not inherit by, and folders behind links, are inherited by paths that lead there."""
+    (tmp_path / 'real/deep').mkdir(parents=True)
+    (tmp_path / 'link').symlink_to('real/deep')
+    (tmp_path / "it's.py").write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'")
+    monkeypatch.chdir(tmp_path)
+    for config in ("it's.py", 'mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py'):
+        swap = swap_backbone(config, 'xt')
+        path = Path('link/new.py')
+        path.write_text(swapped_text(swap, base_name(config, swap.cfg, path.parent)))
+        assert without_scope(load_config(str(path)).model) == without_scope(swap.cfg.model)
+    name = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+    assert base_name(name, load_config(name), Path('link')) == name
 
 
 def test_the_check_reads_the_weights(tmp_path, error_of):

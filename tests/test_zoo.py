@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmatm import zoo
+from mmatm.errors import InputError
 from mmatm.zoo import Outcome, examine, examine_all, leaf_configs, read_csv, render, write_csv
 
 DOCS = Path(__file__).parents[1] / 'docs'
@@ -66,6 +67,8 @@ def test_the_record_holds_every_config():
     known = {o.config: o.outcome for o in outcomes}
     assert {known[name] for name in RUN} == {'run'}
     assert all(o.reason for o in outcomes if o.outcome != 'run')
+    due = [o for o in outcomes if o.counts]
+    assert sum(o.outcome == 'run' for o in due) >= 0.95 * len(due)
 
 
 def test_the_table_is_of_the_record():
@@ -84,7 +87,7 @@ OUTCOMES = [
     outcome('mmdet::b/3.py', 'refused', 'has class | tokens', gives_maps=False),
     outcome('mmdet::b/4.py', 'refused', 'a stack'),
     outcome('mmseg::c/5.py', 'built', 'loss: ValueError: y'),
-    outcome('mmseg::c/6.py', 'failed', 'build: no lap', original='build: no lap'),
+    outcome('mmseg::c/6.py', 'failed', 'build: lap is not installed', original='build: lap is not installed'),
 ]
 
 
@@ -95,8 +98,8 @@ def test_the_table():
         '| mmseg | 2 |  | 1 |  | 1 | 0 of 1, 0.0 % |',
         '| both | 6 | 2 | 1 | 2 | 1 | 1 of 3, 33.3 % |',
         '| 1 | mmdet::b/3.py | has class / tokens |',
-        '| 1 | mmseg::c/5.py | of mmatm: loss: ValueError: y |',
-        '| 1 | mmseg::c/6.py | of the config as it is: build: no lap |',
+        '| 1 | mmseg::c/5.py | mmatm: loss: ValueError: y |',
+        '| 1 | mmseg::c/6.py | the environment, without a package or file: build: lap is not installed |',
         '| mmdet::a | 2 | 2 |  |  |  |',
     ):
         assert line in lines
@@ -119,6 +122,14 @@ def test_goes_on_where_it_was_stopped(tmp_path):
     assert {o.config: o for o in again} == {o.config: o for o in found}
 
 
+def test_outcomes_of_another_environment_are_not_taken_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, 'environment', lambda: 'torch 1')
+    assert list(examine_all([], tmp_path, 1)) == []
+    monkeypatch.setattr(zoo, 'environment', lambda: 'torch 2')
+    with pytest.raises(InputError, match='of another environment'):
+        list(examine_all([], tmp_path, 1))
+
+
 def test_models_that_are_the_same_share_a_check(tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(zoo, 'check_model', checked.append)
@@ -136,18 +147,48 @@ def test_whose_defect_it_is(tmp_path, monkeypatch):
     found = examine('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', tmp_path)
     assert found.outcome == 'built'
     assert found.reason == found.original == 'loss: RuntimeError: x.py at 0x... is bad'
-    assert found.defect == 'of the config as it is'
+    assert found.defect == 'the toolbox'
     assert not found.counts
     monkeypatch.setattr(zoo, 'check_model', lambda cfg: check(cfg) if cfg.model.backbone.type != 'ResNet' else None)
     found = examine('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', tmp_path)
-    assert found.defect == 'of mmatm'
+    assert found.defect == 'mmatm'
     assert found.counts
+
+
+def test_a_failure_of_another_kind_than_before_is_ours():
+    assert outcome('mmdet::a/1.py', 'failed', 'AssertionError: x', original='build: no lap').defect == 'mmatm'
+    assert outcome('mmdet::a/1.py', 'built', 'loss: x', original='build: no lap').defect == 'mmatm'
+    assert outcome('mmdet::a/1.py', 'built', 'loss: x', original='loss: y').defect == 'the toolbox'
+
+
+def test_a_check_that_takes_too_long(tmp_path, monkeypatch):
+    """Whatever it catches, and at whatever size it is."""
+    sizes = []
+
+    def run(model, size, _):
+        sizes.append(size)
+        try:
+            while True:
+                pass
+        except Exception as error:
+            raise zoo.ModelCheckError('forward', error) from error
+
+    monkeypatch.setattr('mmatm.model_check._run', run)
+    monkeypatch.setattr('mmatm.model_check._build', lambda cfg: None)
+    monkeypatch.setattr(zoo, '_TIMEOUT', 2)
+    found = examine('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', tmp_path, compare=False)
+    assert (found.outcome, found.reason) == ('built', 'forward: more than 2 s')
+    assert sizes == [128]
 
 
 def test_a_config_that_cannot_be_read(tmp_path):
     name = 'mmdet::sort/faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17train.py'
     found = examine(name, tmp_path)
-    assert (found.outcome, found.defect, found.counts) == ('failed', 'of the config as it is', False)
+    assert (found.outcome, found.defect, found.counts) == (
+        'failed',
+        'the environment, without a package or file',
+        False,
+    )
 
 
 def test_the_command(tmp_path, tool, error_of):

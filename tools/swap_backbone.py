@@ -2,15 +2,22 @@
 """Writes a config that inherits another one and has ATMNet as its backbone, and says what changed and why."""
 
 import argparse
-import os
 from pathlib import Path
+from typing import Any
 
 from mmatm.archs import ARCHS
 from mmatm.command_line import run
 from mmatm.config import load_config
 from mmatm.errors import InputError
-from mmatm.model_check import check_model
-from mmatm.swap import swap_backbone, swapped_text
+from mmatm.model_check import ModelCheckError, check_model
+from mmatm.swap import base_name, swap_backbone, swapped_text
+
+
+def brief(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, dict):
+        return value.get('type') or f'{len(value)} entries'
+    return str(value)
 
 
 def main() -> None:
@@ -23,19 +30,25 @@ def main() -> None:
     args = parser.parse_args()
 
     out = Path(args.out or f'{Path(args.config).stem}_atmnet_{args.arch}.py')
+    if out.suffix != '.py':
+        raise InputError(f'{out} is to be a config: give it the ending .py')
+    if not out.parent.is_dir():
+        raise InputError(f'there is no folder {out.parent} to write {out.name} into')
     swap = swap_backbone(args.config, args.arch, args.weights)
-    base = args.config if '::' in args.config else os.path.relpath(args.config, out.parent)
-    text = swapped_text(swap, base)
+    text = swapped_text(swap, base_name(args.config, swap.cfg, out.parent))
     if out.exists() and out.read_text() != text:
         raise InputError(f'{out} is there already, with something else in it; name another file with --out')
     out.write_text(text)
     for change in swap.changes:
-        print(f'{change.name}: {change.old} -> {change.new}\n    {change.why}')
+        print(f'{change.name}: {brief(change.old)} -> {brief(change.new)} ({change.why})')
     for note in swap.notes:
         print(f'note: {note}')
     print(f'wrote {out}')
     if args.check:
-        print(check_model(load_config(str(out))))
+        try:
+            print(check_model(load_config(str(out))))
+        except ModelCheckError as error:
+            raise InputError(f'{out} was written, but the model fails at {error}') from error
 
 
 if __name__ == '__main__':
