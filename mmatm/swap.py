@@ -161,7 +161,7 @@ def base_name(config: str, cfg: Config, folder: Path) -> str:
         return config
     path = Path(installed_file(config) if '::' in config else config).resolve()
     # MMEngine takes ../ by the words of the path, which leads elsewhere behind a link.
-    behind_link = folder.resolve() != Path(os.path.abspath(folder))
+    behind_link = folder.resolve() != Path(os.path.abspath(folder))  # noqa: PTH100 (resolve() follows links)
     return str(path) if behind_link else os.path.relpath(path, folder)
 
 
@@ -370,8 +370,7 @@ def _find_read(swap: Swap, path: Keys, place: ConfigDict, maps: _Maps) -> list[i
         return everything
     if not _segments(place):
         return everything
-    read = {k for _, head in _heads(place) for _, node in _nodes(head, ()) for k in _read_by(node, len(everything))}
-    return sorted(read) or everything
+    return sorted(_read_by_heads(place, len(everything), 'decode_head', 'auxiliary_head')) or everything
 
 
 def _segments(place: Mapping) -> bool:
@@ -407,9 +406,7 @@ def _choose_stages(
     distance, output_stride, _, stages = min(options)
     in_order = list(wanted) == sorted(wanted) and len(wanted) <= NUM_STAGES
     if _segments(place):
-        in_order &= read[-1] in {k for path, head in _heads(place) if path[0] == 'decode_head'
-                                 for _, node in _nodes(head, ()) for k in _read_by(node, len(strides))}  # fmt: skip
-        if not in_order:
+        if not in_order or read[-1] not in _read_by_heads(place, len(strides), 'decode_head'):
             return _choose_stages_by_head(strides, place)
     elif not in_order or distance:
         raise InputError(
@@ -421,13 +418,20 @@ def _choose_stages(
 
 def _choose_stages_by_head(strides: Sequence[int], place: Mapping) -> tuple[tuple[int, ...], int, list[int | None]]:
     """For maps in any order: decode heads read the last stage, auxiliary ones the stage of their map's stride."""
-    read = [(path[0], k) for path, head in _heads(place) for k in _read_by(head, len(strides))]
-    decoded = {k for key, k in read if key == 'decode_head'}
+    decoded = _read_by_heads(place, len(strides), 'decode_head')
     of_stride = {stride: i for i, stride in enumerate(_STRIDES)}
-    chosen = {k: NUM_STAGES - 1 if k in decoded else of_stride.get(strides[k], NUM_STAGES - 2) for _, k in read}
+    chosen = dict.fromkeys(decoded, NUM_STAGES - 1)
+    for k in _read_by_heads(place, len(strides), 'auxiliary_head') - decoded:
+        chosen[k] = of_stride.get(strides[k], NUM_STAGES - 2)
     stages = tuple(sorted(set(chosen.values())))
     sources = [stages.index(chosen[k]) if k in chosen else None for k in range(len(strides))]
     return stages, max(8, min([32, *(strides[k] for k in decoded)])), sources
+
+
+def _read_by_heads(place: Mapping, count: int, *kinds: str) -> set[int]:
+    """Positions of the maps that a segmentor's heads of some kinds read, with all of their parts."""
+    heads = [head for path, head in _heads(place) if path[0] in kinds]
+    return {k for head in heads for _, node in _nodes(head, ()) for k in _read_by(node, count)}
 
 
 def _read_by(node: Mapping, count: int) -> list[int]:
