@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
             for key in ('init_cfg', 'pretrained', 'teacher_ckpt'):
                 loads = key != 'init_cfg' or 'checkpoint' in (node.get(key) or ())
                 if key in node and loads and not (key == 'pretrained' and _has_atmnet(node)):
-                    node[key] = None
+                    node[key] = False if node[key] is True else None
         for key, few in _FEW.items():
             if isinstance(node.get(key), int):
                 node[key] = min(node[key], few)
@@ -114,9 +115,9 @@ def _has_atmnet(node: ConfigDict) -> bool:
 
 def _build(model_cfg: ConfigDict) -> nn.Module:
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
-    for module in model.modules():
-        if isinstance(module, ATMNet) and module.init_cfg:
-            module.init_weights()
+    for progress in ('epoch', 'iter'):  # which some losses ask for
+        MessageHub.get_current_instance().update_info(progress, 0)
+    model.init_weights()  # some heads give boxes without a size before
     return model
 
 

@@ -133,6 +133,8 @@ def swap_backbone(config: str | Config, arch: str | Mapping = 't', weights: str 
         _fit_optimizer(swap, parameters)
         if not weights:
             swap.notes.append('the backbone starts from random weights: no file was given')
+        elif '://' not in weights and not Path(weights).is_file():
+            swap.notes.append(f'{weights} is not there yet, seen from {Path.cwd()}')
     return swap
 
 
