@@ -12,7 +12,7 @@ from mmatm.zoo import Outcome, examine, examine_all, leaf_configs, read_csv, ren
 DOCS = Path(__file__).parents[1] / 'docs'
 RUN = [
     'mmdet::atss/atss_r50_fpn_1x_coco.py',
-    'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+    'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
     'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py',
     'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py',
     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
@@ -27,8 +27,8 @@ RUN = [
     'mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',
     'mmdet::regnet/retinanet_regnetx-1.6GF_fpn_1x_coco.py',
     'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py',
-    'mmdet::res2net/faster-rcnn_res2net-101_fpn_2x_coco.py',
     'mmdet::rpn/rpn_r50-caffe-c4_1x_coco.py',
+    'mmdet::rtmdet/classification/cspnext-s_8xb256-rsb-a1-600e_in1k.py',
     'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
     'mmdet::solo/solo_r50_fpn_1x_coco.py',
     'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
@@ -47,7 +47,7 @@ RUN = [
     'mmseg::ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024.py',
     'mmseg::point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py',
     'mmseg::segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py',
-    'mmseg::setr/setr_vit-l_pup_8xb2-160k_ade20k-512x512.py',
+    'mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py',
     'mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py',
     'mmseg::twins/twins_svt-s_uperhead_8xb2-160k_ade20k-512x512.py',
     'mmseg::unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py',
