@@ -20,6 +20,8 @@ SIZES = (128, 512)
 OURS = ('mmatm.ATMNet', 'ATMNet')
 # Most of a two-stage detector's time goes into proposals: so many are enough to see that it runs.
 _FEW = {'nms_pre': 200, 'max_per_img': 50, 'num': 64}
+# Up to here a number may be that of a model's queries, which have to be as many.
+_QUERIES = 300
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
                 if key in node and loads and not (key == 'pretrained' and _has_atmnet(node)):
                     node[key] = False if node[key] is True else None
         for key, few in _FEW.items():
-            if isinstance(node.get(key), int):
-                node[key] = min(node[key], few)
+            if isinstance(node.get(key), int) and node[key] > _QUERIES:
+                node[key] = few
         if node.get('batch_augments'):  # that pad to the size of the training
             node['batch_augments'] = None
     preprocessor = model.get('data_preprocessor') or {}
