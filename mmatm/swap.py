@@ -305,8 +305,11 @@ def _probe_backbone(backbone: ConfigDict) -> tuple[_Maps, set[str]]:
     return _Maps(tuple(x.shape[1] for x in maps), tuple(round(height / x.shape[2]) for x in maps)), parameters
 
 
-def _probe_neck(neck: ConfigDict, maps: _Maps) -> tuple[_Maps | None, list[int]]:
-    """What a neck makes of maps, None if it does not run on made-up ones; and the positions of those it reads."""
+def _probe_neck(neck: ConfigDict, maps: _Maps, values: bool = True) -> tuple[_Maps | None, list[int]]:
+    """What a neck or head makes of maps, None if it does not run on made-up ones; and the positions of those it reads.
+
+    Without `values`, only as far as that can be told without computing anything.
+    """
 
     def run(module: nn.Module, device: str) -> Any:
         shapes = [(c, *[_PROBE_SIZE // s] * 2) for c, s in zip(maps.channels, maps.strides, strict=True)]
@@ -317,7 +320,7 @@ def _probe_neck(neck: ConfigDict, maps: _Maps) -> tuple[_Maps | None, list[int]]
         return outputs, [k for k, gradient in enumerate(gradients) if gradient is not None]
 
     try:
-        outputs, read = _build_and_run(neck, run)
+        outputs, read = _build_and_run(neck, run, values)
     except Exception:
         return None, list(range(len(maps.strides)))
     if isinstance(outputs, Tensor) or not all(x.ndim == 4 for x in outputs):
@@ -325,7 +328,7 @@ def _probe_neck(neck: ConfigDict, maps: _Maps) -> tuple[_Maps | None, list[int]]
     return _Maps(tuple(x.shape[1] for x in outputs), tuple(round(_PROBE_SIZE / x.shape[2]) for x in outputs)), read
 
 
-def _build_and_run(cfg: ConfigDict, run: Callable[[nn.Module, str], Any]) -> Any:
+def _build_and_run(cfg: ConfigDict, run: Callable[[nn.Module, str], Any], values: bool = True) -> Any:
     """Runs a module, without values in its tensors where that is possible."""
     cfg = copy.deepcopy(cfg)
     for node in [cfg, *(node for _, node in walk(cfg))]:
@@ -337,6 +340,8 @@ def _build_and_run(cfg: ConfigDict, run: Callable[[nn.Module, str], Any]) -> Any
             with torch.device('meta'):
                 return run(_build(cfg), 'meta')
         except Exception:  # its constructor looks at values, or an operation is for real devices
+            if not values:
+                raise
             return run(_build(cfg), 'cpu')
 
 
@@ -372,7 +377,13 @@ def _find_read(swap: Swap, path: Keys, place: ConfigDict, maps: _Maps) -> list[i
         return everything
     if not _segments(place):
         return everything
-    return sorted(_read_by_heads(place, len(everything), 'decode_head', 'auxiliary_head')) or everything
+    told = _read_by_heads(place, len(everything), 'decode_head', 'auxiliary_head')
+    # EncNet's head names maps that it reads only with other options.
+    found = {k for _, head in _heads(place) for k in _probe_neck(head, maps, values=False)[1]}
+    if told - found:
+        why = 'a head does not read all of its maps, whose norms get no gradients'
+        swap.set(('find_unused_parameters',), True, why)
+    return sorted(told) or everything
 
 
 def _segments(place: Mapping) -> bool:

@@ -167,7 +167,7 @@ def without_scope(node: Any) -> Any:
 
 def _check(cfg: Config, cache: Path) -> str:
     """The error with which a model fails the check, '' if it runs."""
-    content = [cfg.get('default_scope'), without_scope(checked_part(cfg, 0))]
+    content = [cfg.get('default_scope'), cfg.get('find_unused_parameters'), without_scope(checked_part(cfg, 0))]
     key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
     path = cache / key
     if path.exists():

@@ -149,6 +149,11 @@ def test_levels_that_a_neck_does_not_read():
     assert swap.cfg.find_unused_parameters is True
     assert 'out_indices' not in swap.cfg.model.backbone
 
+    # a head that is told of three maps and reads the last
+    cfg = swap_backbone('mmseg::encnet/encnet_r50-d8_4xb2-40k_cityscapes-512x1024.py').cfg
+    assert cfg.find_unused_parameters is True
+    assert list(cfg.model.decode_head.in_channels) == [128, 320, 512]
+
 
 def test_only_what_reads_the_maps_is_set():
     """K-Net's update heads have 512 channels of their own, like a map of both backbones."""
