@@ -38,7 +38,7 @@ _TOGETHER = 8
 RUNS = 'runs'
 # Of failures that a config has as it is: others are the toolbox's.
 _DEFECTS = {
-    'the environment, without a package or file': r'is not installed|pip install|urlopen|No such file|mim install',
+    'the environment, without a package or file': r'is not installed|pip install|urlopen|mim install',
     'the environment, without CUDA': r'for device cpu not found|process group has not been|CUDA|features.size',
 }
 OUTCOMES = {

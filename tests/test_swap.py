@@ -338,7 +338,6 @@ def test_imagenet_weights_fill_all_but_the_output_norms(tmp_path):
         ),
         ('mmseg::dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512.py', 'class tokens'),
         ('mmseg::san/san-vit-b16_coco-stuff164k-640x640.py', 'no entry `backbone`'),
-        ('mmseg::setr/setr_vit-l-mla_8xb1-160k_ade20k-512x512.py', 'strides 16, 16, 16, 16'),
         ('mmseg::swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py', '6 channels'),
         ('mmdet::retinanet/retinanet_r18_fpn_1x.py', 'there is no config'),
     ],
