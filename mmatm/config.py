@@ -18,6 +18,9 @@ from mmatm.archs import short_name
 from mmatm.checkpoint import published_weights
 from mmatm.errors import InputError
 
+# How configs name the backbone; the second in the scope mmatm only.
+ATMNET_TYPES = ('mmatm.ATMNet', 'ATMNet')
+
 # What has an effect at the top of a config; all else there are variables that other entries were made from.
 _TOP_LEVEL = {
     *inspect.signature(Runner).parameters,
@@ -135,7 +138,7 @@ def require_start_weights(cfg: Config) -> None:
         path = node['init_cfg']['checkpoint']
         if '://' in path or Path(path).is_file():
             continue
-        size = short_name(node.get('arch')) if node.get('type') in ('mmatm.ATMNet', 'ATMNet') else None
+        size = short_name(node.get('arch')) if node.get('type') in ATMNET_TYPES else None
         where = f'{published_weights(f"atmnet_{size}_in1k")}. ' if size else ''
         raise InputError(
             f'the start weights {path} are not there. {where}Put the file there, name another one with '

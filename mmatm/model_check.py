@@ -11,13 +11,12 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmatm.config import walk
+from mmatm.config import ATMNET_TYPES, walk
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
 
 # Few models need more than the first: fixed crops, extra levels without padding.
 SIZES = (128, 512)
-OURS = ('mmatm.ATMNet', 'ATMNet')
 # Most of a two-stage detector's time goes into proposals: so many are enough to see that it runs.
 _FEW = {'nms_pre': 200, 'max_per_img': 50, 'num': 64}
 # Up to here a number may be that of a model's queries, which have to be as many.
@@ -95,7 +94,7 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
     for node in [model, *(node for _, node in walk(model))]:
         if not isinstance(node, dict):
             continue
-        if node.get('type') not in OURS:
+        if node.get('type') not in ATMNET_TYPES:
             for key in ('init_cfg', 'pretrained', 'teacher_ckpt'):
                 loads = key != 'init_cfg' or 'checkpoint' in (node.get(key) or ())
                 if key in node and loads and not (key == 'pretrained' and _has_atmnet(node)):
@@ -112,7 +111,7 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
 
 
 def _has_atmnet(node: ConfigDict) -> bool:
-    return (node.get('backbone') or {}).get('type') in OURS  # which takes no `pretrained`
+    return (node.get('backbone') or {}).get('type') in ATMNET_TYPES  # which takes no `pretrained`
 
 
 def _build(model_cfg: ConfigDict) -> nn.Module:

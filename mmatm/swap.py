@@ -15,10 +15,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmatm.archs import NUM_STAGES, resolve_arch
-from mmatm.config import has_name, installed_file, load_config, walk
+from mmatm.config import ATMNET_TYPES, has_name, installed_file, load_config, walk
 from mmatm.config_text import config_text
 from mmatm.errors import InputError
-from mmatm.model_check import OURS
 from mmatm.models.atmnet import ATMNet, resolve_out_indices
 
 _STRIDES = tuple(4 * 2**i for i in range(NUM_STAGES))
@@ -122,7 +121,7 @@ def swap_backbone(config: str | Config, arch: str | Mapping = 't', weights: str 
     weights = weights and str(weights)
     parameters: set[str] = set()
     for path, place in places:
-        if place['backbone']['type'] in OURS:
+        if place['backbone']['type'] in ATMNET_TYPES:
             _resize(swap, path, place, arch, weights)
         else:
             parameters |= _replace(swap, path, place, arch, weights)
@@ -210,7 +209,7 @@ def _replace(swap: Swap, path: Keys, place: ConfigDict, arch: str | Mapping, wei
     stages, output_stride, sources = _choose_stages(before.strides, _find_read(swap, path, place, before), place)
     after = _maps_of_stages(stages, output_stride, resolve_arch(arch))
 
-    backbone = {'type': OURS[0], 'arch': arch}
+    backbone = {'type': ATMNET_TYPES[0], 'arch': arch}
     if stages != tuple(range(NUM_STAGES)):
         backbone['out_indices'] = list(stages)
     if output_stride != _STRIDES[-1]:
@@ -623,7 +622,9 @@ def _forget_weights(swap: Swap, paths: Sequence[Keys]) -> None:
     for path, node in _nodes(swap.cfg.model, ('model',)):
         if path[-1] in ('reid', 'teacher_backbone'):
             swap.notes.append(f'{_dotted(path)} is as it was: it has trained weights of its own')
-        elif 'checkpoint' in (node.get('init_cfg') or ()) and node.get('type') not in OURS and 'reid' not in path:
+        elif (
+            'checkpoint' in (node.get('init_cfg') or ()) and node.get('type') not in ATMNET_TYPES and 'reid' not in path
+        ):
             swap.notes.append(f'{_dotted(path)} still starts from {node["init_cfg"]["checkpoint"]}')
 
 

@@ -3,19 +3,13 @@
 import pytest
 import torch
 
+from mini import MINI
 from mmatm.config import load_config
 from mmatm.errors import InputError
 from mmatm.model_check import ModelCheckError, check_model
 from mmatm.models import ATMNet
 from mmatm.swap import swap_backbone
 
-MINI = {
-    'depths': [2, 2, 2, 2],
-    'channels': [8, 16, 16, 24],
-    'mlp_ratios': [2, 2, 2, 2],
-    'channels_per_offset': [2, 4, 4, 8],
-    'offset_interval': 2,
-}
 DETECTOR = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 SEGMENTOR = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 

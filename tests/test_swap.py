@@ -9,24 +9,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch.testing import assert_close
 
-from mmatm.config import load_config, walk
+from mini import MINI
+from mmatm.config import load_config
 from mmatm.errors import InputError
 from mmatm.model_check import checked_part
 from mmatm.models import ATMNet
 from mmatm.swap import base_name, swap_backbone, swapped_text
 from mmatm.zoo import without_scope
-
-MINI = {
-    'depths': [2, 2, 2, 2],
-    'channels': [8, 16, 16, 24],
-    'mlp_ratios': [2, 2, 2, 2],
-    'channels_per_offset': [2, 4, 4, 8],
-    'offset_interval': 2,
-}
-
-
-def entry(cfg, name):
-    return dict(walk(without_scope(cfg)))[name]
 
 
 def changed(swap):
