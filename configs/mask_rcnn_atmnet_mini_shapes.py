@@ -43,7 +43,7 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-dataset = dict(data_root='data/shapes/coco/', metainfo=dict(classes=SHAPES, palette=PALETTE[: len(SHAPES)]))
+dataset = dict(data_root='data/shapes/coco/', metainfo=dict(classes=SHAPES, palette=list(PALETTE[: len(SHAPES)])))
 train_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**dataset, pipeline=train_pipeline))
 val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader

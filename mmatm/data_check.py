@@ -1,6 +1,6 @@
 """Looks for damaged data before a training or test begins, not hours into it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,27 @@ def check_dataset(dataset: Any, num_classes: int | None = None) -> None:
     local_labels = [(path, allowed) for path, allowed in labels.items() if '://' not in path]
     with ThreadPoolExecutor() as pool:
         found = [*pool.map(_check_picture, local), *pool.map(lambda item: _check_label(*item), local_labels)]
+    _refuse(found)
+    print_log(
+        f'data: {len(dataset)} samples; {len(local)} pictures and {len(local_labels)} label maps are whole', 'current'
+    )
+
+
+def check_pictures(paths: Sequence[str]) -> None:
+    """Checks that no picture is cut short, decoding only those that do not end as their format ends.
+
+    Raises:
+        InputError: Names the files.
+    """
+    with ThreadPoolExecutor() as pool:
+        _refuse(pool.map(_check_picture, paths))
+
+
+def _refuse(found: Iterable[str | None]) -> None:
     problems = sorted(problem for problem in found if problem)
     if problems:
         more = f'\n  and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''
         raise InputError('damaged data:\n  ' + '\n  '.join(problems[:_SHOWN]) + more)
-    print_log(
-        f'data: {len(dataset)} samples; {len(local)} pictures and {len(local_labels)} label maps are whole', 'current'
-    )
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

@@ -11,12 +11,11 @@ import torch
 from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from PIL import Image
 
-from mmatm.checkpoint import fill_model, read_checkpoint
 from mmatm.errors import InputError
+from mmatm.inference import load_model
 
 _UNLABELLED = (255, 255, 255)
 
@@ -36,9 +35,7 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
     """
     if count < 1:
         raise InputError(f'count must be 1 or more, not {count}')
-    init_default_scope(cfg.default_scope)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-    fill_model(model, read_checkpoint(checkpoint)['state_dict'])
+    model = load_model(cfg, checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes, palette = dataset.metainfo['classes'], dataset.metainfo['palette']
     colours = np.array([*palette, *[_UNLABELLED] * (256 - len(palette))], np.uint8)

@@ -15,11 +15,13 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
+from mmatm.config import load_config
+from mmatm.inference import load_model
 from mmatm.shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 
-CONFIG = """
+SEGMENTOR = """
 _base_ = '{root}/configs/upernet_atmnet_mini_shapes.py'
 channels = [8, 16, 16, 24]
 model = dict(
@@ -44,6 +46,33 @@ default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=2))
 work_dir = '{work_dir}'
 """
 
+DETECTOR = """
+_base_ = '{root}/configs/mask_rcnn_atmnet_mini_shapes.py'
+model = dict(backbone=dict(arch=dict(depths=[2, 2, 2, 2], channels=[8, 16, 16, 24], mlp_ratios=[2, 2, 2, 2])),
+             neck=dict(in_channels=[8, 16, 16, 24]))
+dataset = dict(data_root='{data}/coco/')
+train_dataloader = dict(batch_size=4, dataset=dataset)
+val_dataloader = dict(dataset=dataset)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='{data}/coco/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
+work_dir = '{work_dir}'
+"""
+
+CLASSIFIER = """
+_base_ = '{root}/configs/atmnet_mini_shapes.py'
+model = dict(backbone=dict(arch=dict(depths=[2, 2, 2, 2], channels=[8, 16, 16, 24], mlp_ratios=[2, 2, 2, 2])),
+             head=dict(in_channels=24))
+train_dataloader = dict(dataset=dict(data_root='{data}/imagenet'))
+val_dataloader = dict(dataset=dict(data_root='{data}/imagenet'))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1))
+work_dir = '{work_dir}'
+"""
+
 
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,9 +81,16 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_config(folder: Path, shapes: Path) -> Path:
+def write_config(folder: Path, shapes: Path, text: str = SEGMENTOR) -> Path:
     path = folder / 'mini.py'
-    path.write_text(CONFIG.format(root=ROOT, data=shapes, work_dir=folder / 'work'))
+    path.write_text(text.format(root=ROOT, data=shapes, work_dir=folder / 'work'))
+    return path
+
+
+def write_weights(config: Path) -> Path:
+    """Draws weights for a config's model and saves them beside it."""
+    path = config.with_suffix('.pth')
+    torch.save({'state_dict': load_model(load_config(str(config)), None).state_dict()}, path)
     return path
 
 
@@ -80,6 +116,19 @@ def tool() -> Callable[..., str]:
         )
         assert (done.returncode != 0) == fails, done.stdout
         return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Runs a command of tools/ in this process, which saves the imports, and returns what it printed."""
+
+    def run(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        return capsys.readouterr().out
 
     return run
 

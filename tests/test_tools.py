@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_config
+from conftest import CLASSIFIER, DETECTOR, ROOT, write_config
 from PIL import Image
 
 import golden_data
@@ -205,42 +205,13 @@ def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, tra
     assert 'size mismatch for decode_head.conv_seg.weight' in message
 
 
-DETECTOR = """
-_base_ = '{root}/configs/mask_rcnn_atmnet_mini_shapes.py'
-model = dict(backbone=dict(arch=dict(depths=[2, 2, 2, 2], channels=[8, 16, 16, 24], mlp_ratios=[2, 2, 2, 2])),
-             neck=dict(in_channels=[8, 16, 16, 24]))
-dataset = dict(data_root='{data}/coco/')
-train_dataloader = dict(batch_size=4, dataset=dataset)
-val_dataloader = dict(dataset=dataset)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='{data}/coco/annotations/instances_val2017.json')
-test_evaluator = val_evaluator
-train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))
-work_dir = '{work_dir}'
-"""
-
-CLASSIFIER = """
-_base_ = '{root}/configs/atmnet_mini_shapes.py'
-model = dict(backbone=dict(arch=dict(depths=[2, 2, 2, 2], channels=[8, 16, 16, 24], mlp_ratios=[2, 2, 2, 2])),
-             head=dict(in_channels=24))
-train_dataloader = dict(dataset=dict(data_root='{data}/imagenet'))
-val_dataloader = dict(dataset=dict(data_root='{data}/imagenet'))
-test_dataloader = val_dataloader
-train_cfg = dict(max_epochs=1, val_interval=1)
-default_hooks = dict(checkpoint=dict(interval=1))
-work_dir = '{work_dir}'
-"""
-
-
 def metrics(folder, name):
     found = json.loads((folder / name).read_text())
     return found['metrics'], found['data']['pictures'], found['environment']['processes']
 
 
 def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes, tool):
-    config = tmp_path / 'detector.py'
-    config.write_text(DETECTOR.format(root=ROOT, data=shapes, work_dir=tmp_path / 'work'))
+    config = write_config(tmp_path, shapes, DETECTOR)
     output = tool('train.py', config)
     assert 'coco/segm_mAP: ' in output
     # Untrained boxes overlap nothing: with all that they have in common, let the tests find something.
@@ -258,13 +229,13 @@ def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes
 
 
 def test_classifier_trains_and_is_the_start_weight_of_a_segmentor(tmp_path, shapes, tool, config):
-    path = tmp_path / 'classifier.py'
-    path.write_text(CLASSIFIER.format(root=ROOT, data=shapes, work_dir=tmp_path / 'classifier'))
+    (tmp_path / 'classifier').mkdir()
+    path = write_config(tmp_path / 'classifier', shapes, CLASSIFIER)
     output = tool('train.py', path)
     assert re.search(r'accuracy/top1: \d+', output)
-    checkpoint = tmp_path / 'classifier/epoch_1.pth'
+    checkpoint = tmp_path / 'classifier/work/epoch_1.pth'
     tool('test.py', path, checkpoint)
-    assert metrics(tmp_path / 'classifier', 'result_epoch_1.json')[1] == 24
+    assert metrics(tmp_path / 'classifier/work', 'result_epoch_1.json')[1] == 24
     start = f'+model.backbone.init_cfg.checkpoint={checkpoint}', '+model.backbone.init_cfg.type=Pretrained'
     output = tool('train.py', config, '--cfg-options', 'train_cfg.max_iters=1', *start)
     assert re.search(rf'ATMNet: \d+ tensors from {checkpoint}; unused there: head', output)

@@ -1,0 +1,238 @@
+"""Models with their weights, ready to predict, and what they say of pictures."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+
+from mmatm.checkpoint import fill_model, read_checkpoint
+from mmatm.config import start_from_scratch
+from mmatm.data_check import check_pictures
+from mmatm.errors import InputError
+
+_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+
+
+def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
+    """Builds the model of a config in evaluation mode, on the CPU.
+
+    Args:
+        cfg: A config of any task, as `mmatm.config.load_config` gives it. Start weights are taken out of it.
+        checkpoint: Weights of the whole model; None draws them at random.
+
+    Returns:
+        The model. Its `dataset_meta` has the `classes` and their `palette`, as far as the checkpoint, or else the
+        config's test data set, knows them.
+
+    Raises:
+        InputError: The checkpoint cannot be read or does not fill the model.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    start_from_scratch(cfg)  # the whole model is filled below
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as MMEngine's runner does
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    meta = {}
+    if checkpoint is None:
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel('WARNING')  # MMEngine tells of each parameter
+        model.init_weights()
+        logger.setLevel(level)
+    else:
+        read = read_checkpoint(checkpoint)
+        meta = read.get('meta', {})
+        meta = meta.get('dataset_meta', meta)  # toolboxes before MMEngine had the classes in the meta itself
+        try:
+            fill_model(model, read['state_dict'])
+        except InputError as error:
+            raise InputError(f'{checkpoint}: {error}') from None
+    meta = {key.lower(): value for key, value in meta.items()}
+    known = _dataset_meta(cfg)
+    model.dataset_meta = {key: v for key in ('classes', 'palette') if (v := meta.get(key) or known.get(key))}
+    if 'palette' in model.dataset_meta:  # mmdet takes a tuple for one colour
+        model.dataset_meta['palette'] = [tuple(colour) for colour in model.dataset_meta['palette']]
+    model.eval()  # some of mmpretrain's return None
+    return model
+
+
+def _dataset_meta(cfg: Config) -> dict:
+    """What the test data set says of itself, without reading its data."""
+    dataset = _test_dataset(cfg)
+    return DATASETS.build({**dataset, 'lazy_init': True}).metainfo if dataset else {}
+
+
+def _test_dataset(cfg: Config) -> dict | None:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    while dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset
+
+
+def find_pictures(places: Sequence[str]) -> list[Path]:
+    """The pictures that files, folders (with all below them) and patterns like `street/*.jpg` stand for, each once.
+
+    Raises:
+        InputError: A place has none; a picture is damaged.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if Path(place).is_dir():
+            pictures = sorted(path for path in Path(place).rglob('*') if path.suffix.lower() in _SUFFIXES)
+        else:
+            pictures = [Path(place)] if Path(place).is_file() else _matching(place)
+        if not pictures:
+            raise InputError(f'no pictures in {place}; give files, folders or quoted patterns like "street/*.jpg"')
+        found.update(dict.fromkeys(pictures))
+    check_pictures(list(map(str, found)))
+    return list(found)
+
+
+def _matching(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    return sorted(path for path in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if path.is_file())
+
+
+def predict_pictures(
+    cfg: Config,
+    checkpoint: str,
+    pictures: Sequence[Path],
+    out: Path,
+    device: str | None = None,
+    score_thr: float = 0.3,
+    progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+) -> str:
+    """Predicts pictures one by one through the toolbox's inferencer and writes what came of each.
+
+    For `FOLDER/NAME.jpg` there is `out/vis/NAME.png`, the picture with the prediction drawn over it, and
+    `out/preds/NAME.json`; for semantic segmentation also `out/preds/NAME.png`, the label map. Where the pictures come
+    from several folders, so do the results.
+
+    Args:
+        cfg: Config of a detector, a segmentor or a classifier; its test pipeline is used.
+        checkpoint: The model's weights.
+        pictures: As `find_pictures` gives them.
+        out: The folder to write to.
+        device: By default the GPU if there is one.
+        score_thr: Boxes and masks below it are not drawn; the JSON file has all.
+        progress: Called with the pictures, gives them back one by one, as `rich.progress.track` does.
+
+    Returns:
+        The task: detection, semantic segmentation or classification.
+
+    Raises:
+        InputError: The checkpoint does not fit, the model is of another task, or two pictures have one name.
+    """
+    root = Path(commonpath([path.absolute().parent for path in pictures]))
+    names = {path: path.absolute().relative_to(root).with_suffix('') for path in pictures}
+    first: dict[Path, Path] = {}
+    for path, name in names.items():
+        if name in first:
+            raise InputError(f'{first[name]} and {path} would be written to the same {out}/vis/{name}.png')
+        first[name] = path
+
+    model = load_model(cfg, checkpoint).to(device or get_device())
+    bases = {base.__name__ for base in type(model).__mro__}
+    task, predict = next((found for base, found in _TASKS.items() if base in bases), (None, None))
+    if predict is None:
+        raise InputError(f'{type(model).__name__} is no detector, segmentor or classifier of pictures')
+    if 'classes' not in model.dataset_meta:
+        raise InputError(
+            'neither the checkpoint nor the test data set of the config names the classes; say them with '
+            '--cfg-options +test_dataloader.dataset.metainfo.classes="[cat,dog]"'
+        )
+    cfg.test_dataloader.dataset = _test_dataset(cfg)
+    # Nothing is recorded, and without a folder the toolboxes' recorders warn.
+    cfg.setdefault('visualizer', {})['vis_backends'] = None
+    predict_one = predict(model, cfg, score_thr)
+    for path in progress(pictures):
+        drawn, prediction, label_map = predict_one(str(path))
+        for folder in ('vis', 'preds'):
+            (out / folder / names[path]).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn).save(out / 'vis' / f'{names[path]}.png')
+        if label_map is not None:
+            label_map.save(out / 'preds' / f'{names[path]}.png')
+        text = json.dumps({'picture': str(path), 'task': task, **prediction}, indent=1)
+        (out / 'preds' / f'{names[path]}.json').write_text(text + '\n')
+    return task
+
+
+# What one picture gives: the overlay, the entries of its JSON file, the label map.
+Predicted = tuple[np.ndarray, dict[str, Any], Image.Image | None]
+
+
+def _with_model(inferencer: type, model: BaseModel, cfg: Config) -> Any:
+    """An inferencer of mmdet or mmsegmentation on a model that is built and filled already."""
+    ready = type(inferencer.__name__, (inferencer,), {'_init_model': lambda *_: model})
+    return ready(cfg, device=next(model.parameters()).device)
+
+
+def _detector(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str], Predicted]:
+    from mmdet.apis import DetInferencer
+
+    model.dataset_meta.setdefault('palette', 'random')
+    inferencer = _with_model(DetInferencer, model, cfg)
+    inferencer.show_progress = False
+
+    def predict(path: str) -> Predicted:
+        found = inferencer(path, return_vis=True, pred_score_thr=score_thr)
+        prediction = found['predictions'][0]
+        prediction['classes'] = [model.dataset_meta['classes'][label] for label in prediction['labels']]
+        return found['visualization'][0], prediction, None
+
+    return predict
+
+
+def _segmentor(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str], Predicted]:
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = _with_model(MMSegInferencer, model, cfg)
+    inferencer.show_progress = False
+
+    def predict(path: str) -> Predicted:
+        found = inferencer(path, return_vis=True)
+        labels, counts = np.unique(found['predictions'], return_counts=True)
+        shares = {model.dataset_meta['classes'][i]: n / counts.sum() for i, n in zip(labels, counts, strict=True)}
+        by_share = sorted(shares.items(), key=lambda item: -item[1])
+        label_map = Image.fromarray(found['predictions'].astype(np.uint8))
+        return found['visualization'], {'shares': dict(by_share)}, label_map
+
+    return predict
+
+
+def _classifier(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str], Predicted]:
+    from mmpretrain.apis import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+
+    model._config = cfg
+    classes = model.dataset_meta['classes']
+    inferencer = ImageClassificationInferencer(model, pretrained=False, classes=classes)
+    visualizer = UniversalVisualizer()
+
+    def predict(path: str) -> Predicted:
+        # Called as a whole it draws a progress bar for each picture.
+        (sample,) = inferencer.forward(next(inferencer.preprocess([path])))
+        scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
+        prediction: dict[str, Any] = {'labels': labels.tolist(), 'scores': scores.tolist()}
+        prediction['classes'] = [classes[label] for label in prediction['labels']]
+        with Image.open(path) as picture:
+            drawn = visualizer.visualize_cls(np.asarray(picture.convert('RGB')), sample, classes, draw_gt=False)
+        return drawn, prediction, None
+
+    return predict
+
+
+_TASKS: dict[str, tuple[str, Callable[[BaseModel, Config, float], Callable[[str], Predicted]]]] = {
+    'BaseDetector': ('detection', _detector),
+    'BaseSegmentor': ('semantic segmentation', _segmentor),
+    'BaseClassifier': ('classification', _classifier),
+}

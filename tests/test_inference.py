@@ -1,0 +1,124 @@
+"""Prediction of pictures through the toolboxes' inferencers."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSIFIER, DETECTOR, SEGMENTOR, write_config, write_weights
+from PIL import Image
+
+from mmatm.config import load_config
+from mmatm.inference import find_pictures, load_model
+from mmatm.shapes import SEMANTIC_CLASSES, SHAPES
+
+
+@pytest.fixture
+def pictures(shapes):
+    return sorted((shapes / 'ade/images/validation').glob('*.jpg'))
+
+
+def results(out, name):
+    drawn = np.asarray(Image.open(out / f'vis/{name}.png').convert('RGB'))
+    return drawn, json.loads((out / f'preds/{name}.json').read_text())
+
+
+def test_segmentor(tmp_path, shapes, pictures, command):
+    """Against mmsegmentation's own way of predicting one picture."""
+    from mmseg.apis import inference_model
+
+    config = write_config(tmp_path, shapes, SEGMENTOR)
+    weights = write_weights(config)
+    output = command('image_demo.py', pictures[0], pictures[1], config, weights, '--out', tmp_path / 'out')
+    assert 'semantic segmentation: pictures in' in output
+    model = load_model(cfg := load_config(str(config)), str(weights))
+    cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
+    model.cfg = cfg
+    for picture in pictures[:2]:
+        drawn, found = results(tmp_path / 'out', picture.stem)
+        expected = inference_model(model, str(picture)).pred_sem_seg.data[0].numpy()
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f'out/preds/{picture.stem}.png')), expected)
+        assert found['shares'] == {
+            name: n for i, name in enumerate(SEMANTIC_CLASSES) if (n := (expected == i).mean()) > 0
+        }
+        assert found['picture'] == str(picture)
+        assert drawn.shape[:2] == expected.shape
+        assert (drawn != np.asarray(Image.open(picture))).mean() > 0.5
+
+
+def test_detector(tmp_path, shapes, pictures, command):
+    """Against mmdet's own way of predicting one picture."""
+    from mmdet.apis import inference_detector
+
+    config = write_config(tmp_path, shapes, DETECTOR)
+    weights = write_weights(config)
+    options = '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', '--score-thr', 0.0
+    output = command('image_demo.py', pictures[0], config, weights, '--out', tmp_path / 'out', *options)
+    assert 'detection: pictures in' in output
+    cfg = load_config(str(config), {'model.test_cfg.rcnn.score_thr': 0.0})
+    model = load_model(cfg, str(weights))
+    model.cfg = cfg
+    expected = inference_detector(model, str(pictures[0])).pred_instances
+    drawn, found = results(tmp_path / 'out', pictures[0].stem)
+    torch.testing.assert_close(torch.tensor(found['bboxes']), expected.bboxes)
+    torch.testing.assert_close(torch.tensor(found['scores']), expected.scores)
+    assert len(found['masks']) == len(found['bboxes']) > 0
+    assert found['classes'] == [SHAPES[label] for label in expected.labels]
+    assert (drawn != np.asarray(Image.open(pictures[0]))).any()
+
+
+def test_classifier(tmp_path, shapes, pictures, command):
+    """Against mmpretrain's own way of predicting one picture."""
+    from mmpretrain.apis import ImageClassificationInferencer
+
+    config = write_config(tmp_path, shapes, CLASSIFIER)
+    weights = write_weights(config)
+    assert 'classification' in command('image_demo.py', pictures[0], config, weights, '--out', tmp_path / 'out')
+    expected = ImageClassificationInferencer(str(config), str(weights))(str(pictures[0]))[0]
+    drawn, found = results(tmp_path / 'out', pictures[0].stem)
+    assert found['labels'][0] == expected['pred_label']
+    np.testing.assert_allclose(found['scores'], np.sort(expected['pred_scores'])[::-1][:5], rtol=1e-6)
+    assert found['classes'][0] == sorted(SHAPES)[expected['pred_label']]
+    assert (drawn != np.asarray(Image.open(pictures[0]))).any()
+
+
+def test_find_pictures(tmp_path, pictures):
+    (tmp_path / 'a/b').mkdir(parents=True)
+    for name in ('a/1.jpg', 'a/b/2.JPG', 'a/b/3.txt'):
+        shutil.copy(pictures[0], tmp_path / name)
+    whole, deep = tmp_path / 'a/1.jpg', tmp_path / 'a/b/2.JPG'
+    assert find_pictures([str(tmp_path)]) == [whole, deep]
+    assert find_pictures([f'{tmp_path}/a/*/*.JPG', str(whole), str(tmp_path / 'a')]) == [deep, whole]
+
+
+def test_bad_input_is_refused_before_the_model_is_built(tmp_path, pictures, error_of):
+    def error(*places):
+        return error_of('image_demo.py', *places, 'absent.py', 'absent.pth')
+
+    assert 'no pictures in' in error(tmp_path)
+    assert 'no pictures in nothing*.jpg; give files, folders or quoted patterns' in error('nothing*.jpg')
+    (tmp_path / 'cut.jpg').write_bytes(pictures[0].read_bytes()[:600])
+    assert f'{tmp_path}/cut.jpg: cut short or not a picture' in error(pictures[0], tmp_path)
+    assert 'there is no config absent.py' in error(pictures[0])
+
+
+def test_results_do_not_overwrite_each_other(tmp_path, config, pictures, error_of, command):
+    weights = write_weights(config)
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        shutil.copy(pictures[0], tmp_path / name / 'same.jpg')
+    command('image_demo.py', tmp_path / 'a', tmp_path / 'b', config, weights, '--out', tmp_path / 'out')
+    assert (tmp_path / 'out/vis/a/same.png').exists()
+    assert (tmp_path / 'out/preds/b/same.json').exists()
+    shutil.copy(pictures[0], tmp_path / 'a/same.jpeg')
+    assert 'would be written to the same' in error_of('image_demo.py', tmp_path / 'a', config, weights)
+
+
+def test_other_tasks_and_weights_are_refused(tmp_path, config, pictures, error_of):
+    weights = write_weights(config)
+    state_dict = torch.load(weights)['state_dict']
+    del state_dict['decode_head.conv_seg.bias']
+    torch.save({'state_dict': state_dict}, tmp_path / 'headless.pth')
+    message = error_of('image_demo.py', pictures[0], config, tmp_path / 'headless.pth')
+    assert f'{tmp_path}/headless.pth: the weights do not fill the model; missing: decode_head.conv_seg.bias' in message
