@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Draws where ATMNet's tokens look in a picture, for any segmentor, detector or classifier with it."""
+
+from pathlib import Path
+
+from mmatm.command_line import config_parser, run
+from mmatm.config import load_config
+from mmatm.errors import InputError
+from mmatm.inference import load_model
+from mmatm.offset_visualization import (
+    check_format,
+    draw_distribution,
+    draw_offsets,
+    draw_receptive_field,
+    find_backbone,
+    find_layers,
+    read_picture,
+    save_figure,
+)
+
+MODES = {
+    'offsets': "where the channels of chosen tokens look along their row and column, the paper's Figure 5",
+    'receptive-field': 'which pixels move the output of chosen tokens',
+    'distribution': 'how far all tokens look, by stage',
+}
+
+
+def main() -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument('checkpoint')
+    parser.add_argument('image')
+    parser.add_argument('--mode', choices=list(MODES), default='offsets', help='; '.join(map(': '.join, MODES.items())))
+    parser.add_argument(
+        '--layer',
+        nargs='+',
+        metavar='NAME',
+        help='blocks of the backbone, as stages.2.blocks.0; by default the last block of the third stage',
+    )
+    parser.add_argument(
+        '--point',
+        nargs=2,
+        type=float,
+        action='append',
+        metavar=('X', 'Y'),
+        help="a query token, in the picture's pixels; may be given several times; by default the middle",
+    )
+    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='resize the picture first')
+    parser.add_argument('--out', help='PNG, SVG or PDF; by default work_dirs/visualize_offsets/ and the picture name')
+    args = parser.parse_args()
+    if args.mode == 'distribution' and (args.layer or args.point):
+        raise InputError('--mode distribution is of all layers and tokens: leave out --layer and --point')
+    out = args.out or f'work_dirs/visualize_offsets/{Path(args.image).stem}_{args.mode.replace("-", "_")}.png'
+    check_format(out)
+
+    model = load_model(load_config(args.config, args.cfg_options), args.checkpoint)
+    backbone = find_backbone(model)
+    picture = read_picture(model, args.image, args.short_side)
+    if args.mode == 'distribution':
+        figure = draw_distribution(backbone, picture)
+    else:
+        names = list(find_layers(backbone))
+        layers = args.layer or ([name for name in names if name.startswith('stages.2.')] or names)[-1:]
+        height, width = (side / picture.scale for side in picture.pixels.shape[:2])
+        points = [tuple(point) for point in args.point or [(width // 2, height // 2)]]
+        draw = draw_offsets if args.mode == 'offsets' else draw_receptive_field
+        figure = draw(backbone, picture, layers, points)
+    save_figure(figure, out)
+    print(f'drawn: {out}')
+
+
+if __name__ == '__main__':
+    run(main)
