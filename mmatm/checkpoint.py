@@ -168,9 +168,13 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def latest_checkpoint(folder: str) -> str | None:
-    """The newest whole `iter_N.pth` or `epoch_N.pth` in a folder, or None; one cut short by a kill does not count."""
+    """The newest whole checkpoint of the training in a folder, or None; one cut short by a kill does not count."""
     paths = [path for path in Path(folder).glob('*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
-    for path in sorted(paths, key=lambda path: int(path.stem.split('_')[1]), reverse=True):
+    paths.sort(key=lambda path: int(path.stem.split('_')[1]), reverse=True)
+    named = Path(folder) / 'last_checkpoint'  # tells where it is if the config's hook has a filename_tmpl or out_dir
+    if named.is_file():
+        paths.append(Path(named.read_text()))
+    for path in paths:
         if zipfile.is_zipfile(path):  # the end of the file, written last, is there
             return str(path)
     return None

@@ -161,7 +161,7 @@ def predict_pictures(
         Image.fromarray(drawn).save(out / 'vis' / f'{names[path]}.png')
         if label_map is not None:
             label_map.save(out / 'preds' / f'{names[path]}.png')
-        text = json.dumps({'picture': str(path), 'task': task, **prediction}, indent=1)
+        text = json.dumps({'picture': str(path), 'task': task, **prediction})
         (out / 'preds' / f'{names[path]}.json').write_text(text + '\n')
     return task
 

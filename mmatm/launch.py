@@ -1,13 +1,29 @@
 """`torchrun`, but a process that fails has the last word: `python -m mmatm.launch` takes torchrun's arguments."""
 
+import signal
 import sys
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
+
+
+def describe(error: ChildFailedError) -> str:
+    """Names the process that failed first, and how it ended."""
+    # A kill comes from outside, and the others' errors in the same second from it.
+    failures = error.failures
+    rank = min(failures, key=lambda rank: (failures[rank].timestamp, failures[rank].exitcode != -signal.SIGKILL))
+    if failures[rank].exitcode == -signal.SIGKILL:
+        return f'process {rank} was killed (SIGKILL), as the system does when memory runs out'
+    if failures[rank].exitcode < 0:
+        return f'process {rank} was ended by {failures[rank].signal_name()}'
+    return f'process {rank} ended with exit status {failures[rank].exitcode}'
+
 
 if __name__ == '__main__':
     try:
         main()
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        sys.exit(f'process {rank} ended with exit status {failure.exitcode}')
+        sys.exit(describe(error))
+    except SignalException as error:
+        sys.exit(f'all processes were ended by {signal.Signals(error.sigval).name}')

@@ -2,11 +2,16 @@
 
 import json
 import re
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import is_distributed, is_main_process
+from mmengine.dist import is_distributed, is_main_process, master_only
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
@@ -14,9 +19,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmatm.checkpoint import fill_model, latest_checkpoint, read_checkpoint
+from mmatm.checkpoint_hook import CheckpointHook, explain_full_disk, whole_file
+from mmatm.curves import CurvesHook
 from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
 from mmatm.exact_resume import ExactResumeHook, number_batches
+from mmatm.progress_bar import progress_bar
 from mmatm.registry import RUNNERS
 
 
@@ -28,7 +36,9 @@ class Runner(MMEngineRunner):
     - reads the authors' checkpoints, and none that holds code;
     - refuses to test or resume with a checkpoint that leaves parameters unset;
     - checks the data first;
-    - resumes a training as if it had not been interrupted.
+    - writes a checkpoint as a whole or not at all, and removes an outdated one only then;
+    - resumes a training as if it had not been interrupted;
+    - shows a progress bar on a terminal, and draws the curves of a training.
     """
 
     # While testing and resuming a checkpoint has to fill the model; to start from, it may lack a head.
@@ -47,7 +57,8 @@ class Runner(MMEngineRunner):
                 raise InputError(
                     f'--launcher {self.launcher} needs CUDA; on CPU use tools/dist_*.sh or tools/slurm_*.sh'
                 )
-            dist.init_process_group('gloo')
+            seconds = env_cfg.get('dist_cfg', {}).get('timeout')
+            dist.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -82,7 +93,26 @@ class Runner(MMEngineRunner):
                 # MMEngine counts epochs only in loops by epoch, which are resumed at the beginning of one.
                 self._skip = 0 if meta['epoch'] else meta['iter']
         self.register_hook(ExactResumeHook())
-        return super().train()
+        if is_main_process():
+            self.register_hook(CurvesHook())
+        with explain_full_disk(self.work_dir), progress_bar(self):
+            return super().train()
+
+    def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
+        """As in MMEngine, with this project's checkpoint hook for MMEngine's."""
+        names = 'CheckpointHook', 'mmengine.CheckpointHook', MMEngineCheckpointHook
+        if isinstance(hook, dict) and hook.get('type') in names:
+            hook = {**hook, 'type': CheckpointHook}
+        super().register_hook(hook, priority)
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None, **kwargs: Any) -> None:
+        """As in MMEngine; a local file has its name only when it is whole."""
+        backend = get_file_backend(out_dir, backend_args=kwargs.get('backend_args'))
+        if file_client_args or not isinstance(backend, LocalBackend):
+            return super().save_checkpoint(out_dir, filename, file_client_args, **kwargs)
+        with whole_file(Path(out_dir) / filename) as path:
+            super().save_checkpoint(out_dir, str(path.relative_to(out_dir)), **kwargs)
 
     def build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
         """As in MMEngine; the data is checked, and all its randomness follows from the seed.
@@ -127,12 +157,14 @@ class Runner(MMEngineRunner):
         self._exact = True
         # Hooks ask for `runner.iter`, for which MMEngine would build the training's loop and read its data.
         self._train_loop = None
-        return super().test()
+        with progress_bar(self):
+            return super().test()
 
     def val(self) -> dict:
         self._exact = True
         self._train_loop = None
-        return super().val()
+        with progress_bar(self):
+            return super().val()
 
     def load_checkpoint(
         self,

@@ -4,6 +4,7 @@
 from mmatm.checkpoint import latest_checkpoint
 from mmatm.command_line import read_config, run, runner_parser
 from mmatm.config import fit_to_machine, require_start_weights, start_from_scratch
+from mmatm.curves import add_tensorboard
 from mmatm.errors import InputError
 from mmatm.runner import Runner
 
@@ -20,6 +21,7 @@ def main() -> None:
         help='go on from a checkpoint, by default the newest whole one in the work folder',
     )
     parser.add_argument('--from-scratch', action='store_true', help='random weights instead of the start weights')
+    parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's event files too")
     args = parser.parse_args()
     cfg = read_config(args)
 
@@ -30,6 +32,8 @@ def main() -> None:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise InputError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
+    if args.tensorboard:
+        add_tensorboard(cfg)
     if args.from_scratch and 'load_from' not in (args.cfg_options or {}):
         cfg.load_from = None  # the config's own start weights
     if args.resume:

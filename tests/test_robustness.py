@@ -1,0 +1,456 @@
+"""What a training survives: kills at any moment, the loss of one of its processes, a full disk."""
+
+import itertools
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import re
+import resource
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import mmengine.config.config
+import pytest
+import torch
+from conftest import ROOT, write_config
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner as MMEngineRunner
+from test_runner import Noise, Toy
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+import mmatm.runner
+from mmatm.checkpoint import latest_checkpoint, read_checkpoint
+from mmatm.checkpoint_hook import CheckpointHook
+from mmatm.config import load_config
+from mmatm.launch import describe
+from mmatm.runner import Runner
+
+KILLS = 20
+ITERATIONS = 60
+OPTIONS = [
+    '--cfg-options', '+randomness.seed=3', f'train_cfg.max_iters={ITERATIONS}', 'train_cfg.val_interval=12',
+    'train_dataloader.batch_size=2', 'train_dataloader.num_workers=2',
+    'default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=3',
+]  # fmt: skip
+
+# Forked from a process that has imported everything, and that itself does nothing else.
+context = multiprocessing.get_context('forkserver')
+context.set_forkserver_preload(['mmatm.runner', 'mmatm.models', 'mmseg.apis', 'mmseg.models', 'mmseg.datasets'])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('OMP_NUM_THREADS', '1')
+        multiprocessing.forkserver.ensure_running()
+
+
+def _run(function: Callable, output: Path, arguments: tuple) -> None:
+    os.setsid()  # with the workers that load the data, to be killed with them
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    function(*arguments)
+
+
+def start(function: Callable, output: Path, *arguments: object) -> multiprocessing.Process:
+    """Starts a function in a process, and session, of its own; what it prints goes into a file."""
+    process = context.Process(target=_run, args=(function, output, arguments))
+    process.start()
+    return process
+
+
+def kill(process: multiprocessing.Process) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # before setsid, or after its end
+        process.kill()
+    process.join()
+
+
+def train(*arguments: object) -> None:
+    """tools/train.py in this process, but for the layout of the config's text, which takes half the time."""
+    mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+    sys.argv = ['train.py', *map(str, arguments)]
+    runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+
+
+def train_on_full_disk(limit: int, *arguments: object) -> None:
+    """The same where the kernel refuses to write files above a size."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    train(*arguments)
+
+
+def weights(path: object) -> dict:
+    return read_checkpoint(str(path))['state_dict']
+
+
+def names(folder: Path) -> list[str]:
+    """The checkpoints in a folder, and what else the saving of them could have left there."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix in ('.pth', '.partial'))
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, shapes):
+    """An uninterrupted training, all of whose checkpoints are kept, and the seconds until its first one."""
+    folder = tmp_path_factory.mktemp('whole')
+    config = folder / 'config.py'
+    load_config(str(write_config(folder, shapes))).dump(config)  # without the files it inherits, to be read fast
+    start(str, folder / 'warm_up').join()  # waits for the imports
+    begin = time.monotonic()
+    process = start(train, folder / 'output', config, *OPTIONS, 'default_hooks.checkpoint.max_keep_ckpts=-1')
+    while process.is_alive() and not (folder / 'work/iter_3.pth').exists():
+        time.sleep(0.01)
+    seconds = time.monotonic() - begin
+    process.join()
+    printed = (folder / 'output').read_text()
+    assert process.exitcode == 0, printed[-3000:]
+    assert len(logged(printed)) == ITERATIONS
+    return SimpleNamespace(config=config, folder=folder / 'work', seconds=seconds, logged=logged(printed))
+
+
+def logged(printed: str) -> dict[int, tuple[str, str]]:
+    """Learning rate and loss by iteration."""
+    lines = re.findall(r'Iter\(train\) \[ *(\d+)/.*? lr: (\S+) .*? loss: (\S+) ', printed)
+    return {int(number): (rate, loss) for number, rate, loss in lines}
+
+
+def phase(printed: str, folder: Path) -> str:
+    """What a killed training was doing."""
+    lines = re.findall(r'Iter\((train|val)\) \[ *(\d+)/\d+\]|Saving checkpoint at (\d+)', printed)
+    if not lines:
+        return 'before the first iteration'
+    done = max((int(number) for mode, number, _ in lines if mode == 'train'), default=0)
+    saved = (folder / 'last_checkpoint').read_text() if (folder / 'last_checkpoint').exists() else ''
+    if lines[-1][2] and (len(names(folder)) > 1 or not saved.endswith(f'iter_{done}.pth')):
+        return 'writing'
+    if done % 12 == 0 and 'mIoU' not in printed.rpartition('Saving checkpoint')[2]:
+        return 'validation'
+    return 'iterations'
+
+
+def test_kills_at_random_moments(tmp_path, whole):
+    seed = random.randrange(1000)
+    print(f'seed {seed}')
+    moments, phases = random.Random(seed), Counter()
+    folder, newest, trainings = tmp_path / '1', 0, 1
+    options = ['--resume', *OPTIONS, 'default_hooks.checkpoint.max_keep_ckpts=1']
+
+    def check() -> int:
+        path = latest_checkpoint(folder)
+        if path is None:
+            return 0
+        torch.testing.assert_close(weights(path), weights(whole.folder / Path(path).name), rtol=0, atol=0)
+        return read_checkpoint(path)['meta']['iter']
+
+    while phases.total() < KILLS:
+        process = start(train, tmp_path / 'output', whole.config, '--work-dir', folder, *options)
+        process.join(moments.uniform(0, 2 * whole.seconds))
+        ended = process.exitcode is not None
+        kill(process)
+        printed = (tmp_path / 'output').read_text() if (tmp_path / 'output').exists() else ''
+        assert process.exitcode == (0 if ended else -signal.SIGKILL), printed[-3000:]
+        assert logged(printed).items() <= whole.logged.items()
+        newest, before = check(), newest
+        assert newest >= before
+        if ended:
+            assert names(folder) == [f'iter_{ITERATIONS}.pth']
+            trainings += 1
+            folder, newest = tmp_path / str(trainings), 0
+        else:
+            assert len(list(folder.glob('iter_*.pth'))) <= 2
+            phases[phase(printed, folder)] += 1
+        (tmp_path / 'output').unlink(missing_ok=True)
+    process = start(train, tmp_path / 'output', whole.config, '--work-dir', folder, *options)
+    process.join()
+    assert process.exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
+    assert check() == ITERATIONS
+    assert names(folder) == [f'iter_{ITERATIONS}.pth']
+    assert (folder / 'last_checkpoint').read_text() == str(folder / f'iter_{ITERATIONS}.pth')
+    print(f'{trainings} trainings, last one {newest} iterations at its last kill; kills: {dict(phases)}')
+
+
+class Validated(Toy):
+    def forward(self, inputs: list, index: list, mode: str = 'tensor') -> dict | list:
+        return super().forward(inputs, index) if mode == 'loss' else [{}] * len(inputs)
+
+
+class Score(BaseMetric):
+    """Better at every validation."""
+
+    def process(self, data_batch: object, data_samples: object) -> None:
+        self.results.append(None)
+
+    def compute_metrics(self, results: list) -> dict[str, int]:
+        return {'score': MessageHub.get_current_instance().get_info('iter')}
+
+
+def train_toy(folder: Path, at: Callable[[], None] | None = None, number: int = 0, **hook: object) -> None:
+    """Trains a toy, resuming it; validates and saves every two iterations.
+
+    Args:
+        folder: The work folder.
+        at: Is called before the number-th time that a checkpoint is opened for writing, renamed or removed.
+        number: Counts from 1.
+        hook: More arguments of the checkpoint hook.
+    """
+    written = 0
+
+    def watch(event: str, arguments: tuple) -> None:
+        nonlocal written
+        if event not in ('open', 'os.rename', 'os.remove') or isinstance(arguments[0], int):  # not one opened before
+            return
+        path = Path(os.fsdecode(arguments[0]))
+        if path.parent.name != folder.name or path.suffix not in ('.pth', '.partial'):
+            return
+        reads = event == 'open' and arguments[1] in ('r', 'rb', None)
+        if not reads and (event != 'os.remove' or path.exists()):
+            written += 1
+            if written == number:
+                at()
+
+    loader = {'batch_size': 2, 'sampler': {'type': 'InfiniteSampler', 'shuffle': True}, 'dataset': Noise()}
+    runner = Runner(
+        model=Validated(),
+        work_dir=str(folder),
+        train_cfg={'by_epoch': False, 'max_iters': 40, 'val_interval': 2},
+        train_dataloader=loader,
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}},
+        val_cfg={},
+        val_dataloader={'dataset': Noise(), 'sampler': {'type': 'DefaultSampler', 'shuffle': False}},
+        val_evaluator={'type': Score},
+        default_hooks={
+            'checkpoint': {
+                'type': 'CheckpointHook', 'by_epoch': False, 'interval': 2, 'save_best': 'score', 'rule': 'greater',
+                **hook,
+            },
+        },
+        randomness={'seed': 5},
+        log_level='ERROR',
+        resume=True,
+    )  # fmt: skip
+    mmatm.runner.CurvesHook = Hook  # no curves, which take longer to draw than the rest
+    sys.addaudithook(watch)
+    try:
+        runner.train()
+    finally:  # room for what is printed
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    """All checkpoints of an uninterrupted training of the toy."""
+    folder = tmp_path_factory.mktemp('toy')
+    process = start(train_toy, folder / 'output', folder / 'work')
+    process.join()
+    assert process.exitcode == 0, (folder / 'output').read_text()
+    return folder / 'work'
+
+
+def check_toy(folder: Path, toy: Path) -> int:
+    """Checks what there is of a training of the toy, and returns how many iterations."""
+    path = latest_checkpoint(folder)
+    if path is None:
+        return 0
+    checkpoint = read_checkpoint(path)
+    done = checkpoint['meta']['iter']
+    torch.testing.assert_close(checkpoint['state_dict'], weights(toy / f'iter_{done}.pth'), rtol=0, atol=0)
+    if best := checkpoint['message_hub']['runtime_info'].get('best_ckpt'):
+        assert weights(best)
+    if (folder / 'last_checkpoint').exists():
+        assert weights((folder / 'last_checkpoint').read_text())
+    assert len(list(folder.glob('iter_*.pth'))) <= 2
+    return done
+
+
+def end_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_disk() -> None:
+    """From here on the kernel refuses to write more than 10 bytes to a file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+
+
+def test_kill_at_every_step_of_saving(tmp_path, toy):
+    folder, done = tmp_path / 'work', 0
+    for step in itertools.chain([40], itertools.count(1)):  # after two savings at each step of one, until it ends
+        process = start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, end_process, step)
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0), (tmp_path / 'output').read_text()[-3000:]
+        done, before = check_toy(folder, toy), done
+        assert done >= before
+        if process.exitcode == 0:
+            break
+    assert step > 20
+    assert done == 40
+    left = {'best_score_iter_40.pth', 'iter_40.pth'}
+    # A best checkpoint that was whole when a kill came before it was recorded stays.
+    assert left <= {*names(folder)} <= left | {f'best_score_iter_{iteration}.pth' for iteration in range(40)}
+
+
+def test_checkpoints_of_one_name_elsewhere(tmp_path, toy):
+    """Each overwrites the last one, which must not count as outdated; --resume finds them by `last_checkpoint`."""
+    folder, hook = tmp_path / 'work', {'filename_tmpl': 'last.pth', 'out_dir': f'{tmp_path}/elsewhere'}
+    for step, exitcode in ((40, -signal.SIGKILL), (0, 0)):
+        process = start(partial(train_toy, max_keep_ckpts=1, **hook), tmp_path / 'output', folder, end_process, step)
+        process.join()
+        assert process.exitcode == exitcode, (tmp_path / 'output').read_text()[-3000:]
+        assert latest_checkpoint(folder) == f'{tmp_path}/elsewhere/work/last.pth'
+        done = check_toy(folder, toy)
+    assert done == 40
+    assert 'best_score_last.pth' in names(tmp_path / 'elsewhere/work')
+
+
+@pytest.mark.parametrize('kind', ['CheckpointHook', 'mmengine.CheckpointHook', MMEngineCheckpointHook])
+def test_every_config_has_the_hook(tmp_path, kind):
+    hook = {'type': kind, 'interval': 7, 'priority': 'LOW'}
+    runner = Runner(Toy(), str(tmp_path), custom_hooks=[hook], experiment_name=f'{tmp_path.name}', log_level='ERROR')
+    hooks = [hook for hook in runner.hooks if isinstance(hook, MMEngineCheckpointHook)]
+    assert [type(hook) for hook in hooks] == [CheckpointHook] * 2  # MMEngine's default one, and this
+    assert {(hook.interval, str(hook.priority)) for hook in hooks} == {(1, 'VERY_LOW'), (7, 'LOW')}
+
+
+@pytest.mark.parametrize(
+    ('step', 'left'),
+    [
+        (1, []),
+        (16, ['best_score_iter_2.pth', 'iter_2.pth']),  # writing iter_4.pth
+        (19, ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth']),  # last_checkpoint
+        (23, ['best_score_iter_2.pth', 'iter_4.pth']),  # best_score_iter_4.pth
+        (26, ['best_score_iter_2.pth', 'best_score_iter_4.pth', 'iter_4.pth']),  # iter_4.pth, which names the best
+    ],
+)
+def test_full_disk_while_saving(tmp_path, toy, step, left):
+    folder = tmp_path / 'work'
+    process = start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, fill_disk, step)
+    process.join()
+    printed = (tmp_path / 'output').read_text()
+    assert process.exitcode == 1, printed[-3000:]
+    assert names(folder) == left
+    assert check_toy(folder, toy) == (int(left[-1][5:-4]) if left else 0)
+    advice = f'go on from {folder / left[-1]} with --resume' if left else 'start again: there is no checkpoint yet'
+    assert f'could not write to {folder} any more (File too large). Make room there, then {advice}' in printed
+    process = start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder)
+    process.join()
+    assert process.exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
+    assert check_toy(folder, toy) == 40
+    assert {'best_score_iter_40.pth', 'iter_40.pth'} <= {*names(folder)}
+
+
+def test_full_disk_is_one_message(tmp_path, whole):
+    size = (whole.folder / 'iter_3.pth').stat().st_size
+    options = [whole.config, '--work-dir', tmp_path / 'work', '--resume', *OPTIONS, 'train_cfg.max_iters=6']
+
+    def outcome(function: Callable) -> tuple[int | None, str]:
+        process = start(function, tmp_path / 'output', *options)
+        process.join()
+        return process.exitcode, (tmp_path / 'output').read_text()
+
+    assert outcome(train)[0] == 0
+    os.truncate(tmp_path / 'work/iter_6.pth', size // 3)  # as a kill leaves it that hits another runner
+    exitcode, printed = outcome(partial(train_on_full_disk, size // 2))
+    assert exitcode == 1
+    assert printed.count('error: ') == 1
+    assert f'go on from {tmp_path}/work/iter_3.pth with --resume' in printed.splitlines()[-1]
+    assert 'Traceback' not in printed
+    assert names(tmp_path / 'work') == ['iter_3.pth', 'iter_6.pth']
+    assert outcome(train)[0] == 0
+    got, expected = (weights(folder / 'iter_6.pth') for folder in (tmp_path / 'work', whole.folder))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def processes(word: str) -> list[int]:
+    """Those with a word in their command line, the oldest first."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*'):
+        try:
+            if word in (path / 'cmdline').read_text():
+                found.append((int((path / 'stat').read_text().rpartition(')')[2].split()[19]), int(path.name)))
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            pass
+    return [pid for _, pid in sorted(found)]
+
+
+def train_rank(rank: int, port: int, *arguments: object) -> None:
+    """What dist_train.sh starts, as one of two."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    train(*arguments)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='finds processes as Linux shows them')
+def test_loss_of_a_process_ends_all_and_resumes(tmp_path, whole):
+    folder = tmp_path / 'work'
+    options = ['--work-dir', folder, '--resume', '--launcher', 'pytorch', *OPTIONS, 'train_cfg.val_interval=10000']
+    command = [ROOT / 'tools/dist_train.sh', whole.config, 2, *options, 'train_cfg.max_iters=10000']
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': f'{free_port()}'}
+    with (tmp_path / 'output').open('w') as output:
+        launcher = subprocess.Popen([*map(str, command)], stdout=output, stderr=output, env=environment)
+    try:
+        while not (folder / 'iter_3.pth').exists() and launcher.poll() is None:
+            time.sleep(0.1)
+        ranks = [pid for pid in processes(str(folder)) if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes()]
+        os.kill(ranks[0], signal.SIGKILL)  # the others are its data loader's
+        assert launcher.wait(120) != 0
+    finally:
+        launcher.terminate()
+    last = (tmp_path / 'output').read_text().splitlines()[-1]
+    assert last == 'process 1 was killed (SIGKILL), as the system does when memory runs out'
+    for _ in range(600):
+        if not processes(str(folder)):
+            break
+        time.sleep(0.1)
+    assert not processes(str(folder))
+
+    done = read_checkpoint(latest_checkpoint(folder))['meta']['iter']
+    port = free_port()
+    options += [f'train_cfg.max_iters={done + 4}']
+    ranks = [start(train_rank, tmp_path / f'output{rank}', rank, port, whole.config, *options) for rank in (0, 1)]
+    for process in ranks:
+        process.join()
+    printed = (tmp_path / 'output0').read_text()
+    assert [process.exitcode for process in ranks] == [0, 0], printed[-3000:]
+    assert f'resumed epoch: 0, iter: {done}\n' in printed
+    assert (folder / f'iter_{done + 4}.pth').exists()
+
+
+def test_the_process_that_was_killed_is_named():
+    ended = {rank: ProcessFailure(rank, 100 + rank, code, '') for rank, code in enumerate((1, -15, -9, -15))}
+    assert describe(ChildFailedError('train.py', ended)).startswith('process 2 was killed (SIGKILL)')
+    ended[2].timestamp += 1  # later than the others: not the cause
+    assert describe(ChildFailedError('train.py', ended)) == 'process 0 ended with exit status 1'
+    ended[0].timestamp += 1
+    assert describe(ChildFailedError('train.py', ended)) == 'process 1 was ended by SIGTERM'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='MMEngine makes the process group then')
+def test_waiting_for_a_process_that_hangs_has_the_limit_of_the_config(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda backend, timeout: asked.append(timeout))
+    monkeypatch.setattr(MMEngineRunner, 'setup_env', lambda self, env_cfg: None)
+    runner = Runner.__new__(Runner)
+    runner._distributed, runner._launcher = True, 'pytorch'
+    runner.setup_env({'dist_cfg': {'backend': 'nccl', 'timeout': 60}})
+    runner.setup_env({})
+    assert asked == [timedelta(seconds=60), None]
