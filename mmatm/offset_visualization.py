@@ -215,7 +215,7 @@ def draw_offsets(backbone: ATMNet, picture: Picture, layers: Sequence[str], poin
             alpha = (counts / most).clamp(max=1).numpy()
             axes.scatter(xs, ys, s=size, c=colour, alpha=alpha, edgecolors='none')
         axes.scatter([x], [y], s=min(max(size, 60), 150), c=_QUERY, marker='*', edgecolors='white', linewidths=0.6)
-        outside = [1 - counts.sum().item() / channels for counts in (by_column, by_row)]
+        outside = [max(0, 1 - counts.sum().item() / channels) for counts in (by_column, by_row)]
         return f'beyond the edge: {outside[0]:.0%} of the row, {outside[1]:.0%} of the column'
 
     figure = _panels(picture, layers, points, draw)

@@ -3,10 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -92,43 +88,6 @@ def test_slurm(config, tmp_path, tool, trained, name):
 
 def weights(path):
     return read_checkpoint(str(path))['state_dict']
-
-
-def test_killed_training_resumes_to_the_same_weights(config, tmp_path, tool):
-    options = [
-        '--cfg-options', '+randomness.seed=3', 'train_cfg.max_iters=100', 'param_scheduler.1.end=100',
-        'train_dataloader.num_workers=2',
-        'default_hooks.checkpoint.interval=7', 'train_cfg.val_interval=50', 'default_hooks.logger.interval=1',
-    ]  # fmt: skip
-    whole = tool('train.py', config, '--work-dir', tmp_path / 'whole', *options)
-
-    interrupted = tmp_path / 'interrupted'
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(config), '--work-dir', str(interrupted), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-    while not (interrupted / 'iter_35.pth').exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    newest = max(interrupted.glob('iter_*.pth'), key=lambda path: int(path.stem[5:]))
-    assert int(newest.stem[5:]) < 100
-    newest.write_bytes(newest.read_bytes()[:1000])  # as if killed while writing it
-    resumed = tool('train.py', config, '--work-dir', interrupted, '--resume', *options)
-
-    assert 'resumed epoch' in resumed
-    expected, got = weights(tmp_path / 'whole/iter_100.pth'), weights(interrupted / 'iter_100.pth')
-    torch.testing.assert_close(got, expected, rtol=0, atol=0)
-
-    def lines(output):  # learning rate and loss by iteration
-        return {
-            n: rest for n, *rest in re.findall(r'Iter\(train\) \[ *(\d+)/100\].*? lr: (\S+).*? loss: (\S+)', output)
-        }
-
-    losses = [float(loss) for _, loss in lines(whole).values()]
-    assert len(losses) == 100
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
-    after = lines(resumed)
-    assert 0 < len(after) < 100, resumed
-    assert after == {number: line for number, line in lines(whole).items() if number in after}
 
 
 def test_resume_without_a_fixed_seed_takes_up_the_first_runs(config, tmp_path, tool):

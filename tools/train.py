@@ -2,6 +2,7 @@
 """Trains the model of a config, whatever its task."""
 
 from mmatm.checkpoint import latest_checkpoint
+from mmatm.checkpoint_hook import explain_full_disk
 from mmatm.command_line import read_config, run, runner_parser
 from mmatm.config import fit_to_machine, require_start_weights, start_from_scratch
 from mmatm.curves import add_tensorboard
@@ -46,7 +47,9 @@ def main() -> None:
     require_start_weights(cfg)
     fit_to_machine(cfg)
 
-    Runner.from_cfg(cfg).train()
+    with explain_full_disk(cfg.work_dir):  # it writes the config there
+        runner = Runner.from_cfg(cfg)
+    runner.train()
 
 
 if __name__ == '__main__':
