@@ -172,8 +172,11 @@ def latest_checkpoint(folder: str) -> str | None:
     paths = [path for path in Path(folder).glob('*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
     paths.sort(key=lambda path: int(path.stem.split('_')[1]), reverse=True)
     named = Path(folder) / 'last_checkpoint'  # tells where it is if the config's hook has a filename_tmpl or out_dir
-    if named.is_file():
-        paths.append(Path(named.read_text()))
+    text = named.read_text() if named.is_file() else ''
+    if '://' in text and not paths:
+        return text  # written elsewhere than on a disk, whole or not at all
+    if text:
+        paths.append(Path(text))
     for path in paths:
         if zipfile.is_zipfile(path):  # the end of the file, written last, is there
             return str(path)

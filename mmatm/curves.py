@@ -183,6 +183,6 @@ def add_tensorboard(cfg: Config) -> None:
         cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     backends = cfg.visualizer.get('vis_backends') or []
     backends = [backends] if isinstance(backends, dict) else list(backends)
-    if not any(backend['type'].endswith('TensorboardVisBackend') for backend in backends):
+    if not any('TensorboardVisBackend' in str(backend['type']) for backend in backends):
         backends.append(dict(type='TensorboardVisBackend'))
     cfg.visualizer.vis_backends = backends

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from os.path import commonpath
+from os.path import abspath, commonpath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.fileio import list_from_file
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
@@ -66,9 +67,18 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
 
 
 def _dataset_meta(cfg: Config) -> dict:
-    """What the test data set says of itself, without reading its data."""
+    """What the test data set's class and config say of it. It is not built: some look for their data then."""
     dataset = _test_dataset(cfg)
-    return DATASETS.build({**dataset, 'lazy_init': True}).metainfo if dataset else {}
+    if dataset is None:
+        return {}
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(dataset['type'])
+    meta = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    if 'classes' in dataset:  # mmpretrain
+        meta['classes'] = dataset['classes']
+    if isinstance(meta.get('classes'), str):
+        meta['classes'] = list_from_file(meta['classes'])
+    return meta
 
 
 def _test_dataset(cfg: Config) -> dict | None:
@@ -84,22 +94,28 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
     Raises:
         InputError: A place has none; a picture is damaged.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for place in places:
-        if Path(place).is_dir():
-            pictures = sorted(path for path in Path(place).rglob('*') if path.suffix.lower() in _SUFFIXES)
+        path = Path(place)
+        if path.is_file():
+            pictures = [path]
         else:
-            pictures = [Path(place)] if Path(place).is_file() else _matching(place)
+            candidates = path.rglob('*') if path.is_dir() else _matching(path)
+            pictures = sorted(path for path in candidates if path.suffix.lower() in _SUFFIXES and path.is_file())
         if not pictures:
             raise InputError(f'no pictures in {place}; give files, folders or quoted patterns like "street/*.jpg"')
-        found.update(dict.fromkeys(pictures))
-    check_pictures(list(map(str, found)))
-    return list(found)
+        for picture in pictures:
+            found.setdefault(abspath(picture), picture)  # noqa: PTH100 (links keep their names)
+    pictures = list(found.values())
+    check_pictures(list(map(str, pictures)))
+    return pictures
 
 
-def _matching(pattern: str) -> list[Path]:
-    path = Path(pattern)
-    return sorted(path for path in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if path.is_file())
+def _matching(pattern: Path) -> list[Path]:
+    try:
+        return list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError as error:
+        raise InputError(f'{pattern}: {error}') from None
 
 
 def predict_pictures(
@@ -130,17 +146,26 @@ def predict_pictures(
         The task: detection, semantic segmentation or classification.
 
     Raises:
-        InputError: The checkpoint does not fit, the model is of another task, or two pictures have one name.
+        InputError: The checkpoint does not fit, the model is of another task, its classes have no names, the device
+            is not there, or two pictures have one name.
     """
-    root = Path(commonpath([path.absolute().parent for path in pictures]))
-    names = {path: path.absolute().relative_to(root).with_suffix('') for path in pictures}
+    paths = {picture: Path(abspath(picture)) for picture in pictures}  # noqa: PTH100
+    root = commonpath([path.parent for path in paths.values()])
+    names = {picture: path.relative_to(root).with_suffix('') for picture, path in paths.items()}
     first: dict[Path, Path] = {}
-    for path, name in names.items():
+    for picture, name in names.items():
         if name in first:
-            raise InputError(f'{first[name]} and {path} would be written to the same {out}/vis/{name}.png')
-        first[name] = path
+            raise InputError(f'{first[name]} and {picture} would be written to the same {out}/vis/{name}.png')
+        first[name] = picture
+    dataset = _test_dataset(cfg)
+    if dataset is None:
+        raise InputError('the config has no test_dataloader, whose data set says how pictures are prepared')
 
-    model = load_model(cfg, checkpoint).to(device or get_device())
+    model = load_model(cfg, checkpoint)
+    try:
+        model.to(device or get_device())
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f'the model cannot be brought to --device {device}: {error}') from None
     bases = {base.__name__ for base in type(model).__mro__}
     task, predict = next((found for base, found in _TASKS.items() if base in bases), (None, None))
     if predict is None:
@@ -150,19 +175,17 @@ def predict_pictures(
             'neither the checkpoint nor the test data set of the config names the classes; say them with '
             '--cfg-options +test_dataloader.dataset.metainfo.classes="[cat,dog]"'
         )
-    cfg.test_dataloader.dataset = _test_dataset(cfg)
-    # Nothing is recorded, and without a folder the toolboxes' recorders warn.
-    cfg.setdefault('visualizer', {})['vis_backends'] = None
+    cfg.test_dataloader.dataset = dataset
     predict_one = predict(model, cfg, score_thr)
-    for path in progress(pictures):
-        drawn, prediction, label_map = predict_one(str(path))
+    for picture in progress(pictures):
+        drawn, prediction, label_map = predict_one(str(picture))
         for folder in ('vis', 'preds'):
-            (out / folder / names[path]).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn).save(out / 'vis' / f'{names[path]}.png')
+            (out / folder / names[picture]).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn).save(out / 'vis' / f'{names[picture]}.png')
         if label_map is not None:
-            label_map.save(out / 'preds' / f'{names[path]}.png')
-        text = json.dumps({'picture': str(path), 'task': task, **prediction})
-        (out / 'preds' / f'{names[path]}.json').write_text(text + '\n')
+            label_map.save(out / 'preds' / f'{names[picture]}.png')
+        text = json.dumps({'picture': str(picture), 'task': task, **prediction})
+        (out / 'preds' / f'{names[picture]}.json').write_text(text + '\n')
     return task
 
 
@@ -170,23 +193,37 @@ def predict_pictures(
 Predicted = tuple[np.ndarray, dict[str, Any], Image.Image | None]
 
 
-def _with_model(inferencer: type, model: BaseModel, cfg: Config) -> Any:
+def _with_model(inferencer: type, model: BaseModel, cfg: Config, visualizer: str) -> Any:
     """An inferencer of mmdet or mmsegmentation on a model that is built and filled already."""
-    ready = type(inferencer.__name__, (inferencer,), {'_init_model': lambda *_: model})
-    return ready(cfg, device=next(model.parameters()).device)
+    # Nothing is recorded, and without a folder the toolboxes' recorders warn.
+    cfg.visualizer = {**(cfg.get('visualizer') or {'type': visualizer}), 'vis_backends': None}
+    ready = type(inferencer.__name__, (inferencer,), {'_init_model': lambda *_: model})(
+        cfg, device=next(model.parameters()).device
+    )
+    ready.show_progress = False
+    return ready
+
+
+def _name(model: BaseModel, label: int) -> str:
+    classes = model.dataset_meta['classes']
+    if label >= len(classes):
+        raise InputError(f'the model predicts class {label}, but the data has {len(classes)} classes: not its own')
+    return classes[label]
 
 
 def _detector(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str], Predicted]:
     from mmdet.apis import DetInferencer
 
     model.dataset_meta.setdefault('palette', 'random')
-    inferencer = _with_model(DetInferencer, model, cfg)
-    inferencer.show_progress = False
+    inferencer = _with_model(DetInferencer, model, cfg, 'DetLocalVisualizer')
 
     def predict(path: str) -> Predicted:
-        found = inferencer(path, return_vis=True, pred_score_thr=score_thr)
-        prediction = found['predictions'][0]
-        prediction['classes'] = [model.dataset_meta['classes'][label] for label in prediction['labels']]
+        found = inferencer(path, return_vis=True, return_datasamples=True, pred_score_thr=score_thr)
+        (sample,) = found['predictions']
+        if 'pred_panoptic_seg' in sample or 'pred_instances' not in sample:
+            raise InputError(f'{type(model).__name__} gives more than boxes and masks here (panoptic segmentation?)')
+        prediction = inferencer.pred2dict(sample)
+        prediction['classes'] = [_name(model, label) for label in prediction['labels']]
         return found['visualization'][0], prediction, None
 
     return predict
@@ -195,37 +232,42 @@ def _detector(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str]
 def _segmentor(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str], Predicted]:
     from mmseg.apis import MMSegInferencer
 
-    inferencer = _with_model(MMSegInferencer, model, cfg)
-    inferencer.show_progress = False
+    count = len(model.dataset_meta['classes'])
+    if len(model.dataset_meta.get('palette', ())) != count:
+        model.dataset_meta['palette'] = np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()
+    inferencer = _with_model(MMSegInferencer, model, cfg, 'SegLocalVisualizer')
 
     def predict(path: str) -> Predicted:
         found = inferencer(path, return_vis=True)
-        labels, counts = np.unique(found['predictions'], return_counts=True)
-        shares = {model.dataset_meta['classes'][i]: n / counts.sum() for i, n in zip(labels, counts, strict=True)}
+        label_map = found['predictions']
+        if np.issubdtype(label_map.dtype, np.floating):
+            raise InputError(f'{type(model).__name__} gives no label maps')
+        labels, counts = np.unique(label_map, return_counts=True)
+        shares = {_name(model, i): n / counts.sum() for i, n in zip(labels, counts, strict=True)}
         by_share = sorted(shares.items(), key=lambda item: -item[1])
-        label_map = Image.fromarray(found['predictions'].astype(np.uint8))
-        return found['visualization'], {'shares': dict(by_share)}, label_map
+        written = Image.fromarray(label_map.astype(np.uint8 if count <= 256 else np.uint16))
+        return found['visualization'], {'shares': dict(by_share)}, written
 
     return predict
 
 
 def _classifier(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str], Predicted]:
+    import mmcv
     from mmpretrain.apis import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 
     model._config = cfg
-    classes = model.dataset_meta['classes']
-    inferencer = ImageClassificationInferencer(model, pretrained=False, classes=classes)
+    inferencer = ImageClassificationInferencer(model, pretrained=False)
     visualizer = UniversalVisualizer()
 
     def predict(path: str) -> Predicted:
         # Called as a whole it draws a progress bar for each picture.
         (sample,) = inferencer.forward(next(inferencer.preprocess([path])))
         scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
-        prediction: dict[str, Any] = {'labels': labels.tolist(), 'scores': scores.tolist()}
-        prediction['classes'] = [classes[label] for label in prediction['labels']]
-        with Image.open(path) as picture:
-            drawn = visualizer.visualize_cls(np.asarray(picture.convert('RGB')), sample, classes, draw_gt=False)
+        prediction = {'labels': labels.tolist(), 'scores': scores.tolist()}
+        prediction['classes'] = [_name(model, label) for label in prediction['labels']]
+        picture = mmcv.imread(path, channel_order='rgb')
+        drawn = visualizer.visualize_cls(picture, sample, model.dataset_meta['classes'], draw_gt=False)
         return drawn, prediction, None
 
     return predict

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mmengine.model import BaseModel
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mmatm.errors import InputError
@@ -54,18 +54,19 @@ def read_picture(model: BaseModel, path: str, short_side: int | None = None) -> 
         InputError: No picture, or it is too small for the network.
     """
     try:
-        with Image.open(path) as file:
-            picture = file.convert('RGB')
+        bgr = mmcv.imread(path)  # as the toolboxes' pipelines do: upright, in 8 bits
     except FileNotFoundError:
         raise InputError(f'there is no picture {path}') from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f'{path} is cut short or not a picture ({error})') from None
-    scale = short_side / min(picture.size) if short_side else 1.0
-    size = tuple(round(side * scale) for side in picture.size)
-    if min(size) < MIN_SIZE:
-        raise InputError(f'{path} has {size[0]}x{size[1]} pixels, ATMNet takes {MIN_SIZE}x{MIN_SIZE} or more')
-    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-    bgr = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)  # as the toolboxes' pipelines load pictures
+    if bgr is None:
+        raise InputError(f'{path} is cut short or not a picture')
+    height, width = bgr.shape[:2]
+    scale = short_side / min(height, width) if short_side else 1.0
+    height, width = round(height * scale), round(width * scale)
+    if min(height, width) < MIN_SIZE:
+        raise InputError(f'{path} has {width}x{height} pixels, ATMNet takes {MIN_SIZE}x{MIN_SIZE} or more')
+    bgr = mmcv.imresize(bgr, (width, height))
+    pixels = bgr[..., ::-1]
+    bgr = torch.from_numpy(bgr).permute(2, 0, 1)
     inputs = model.data_preprocessor({'inputs': [bgr], 'data_samples': None}, False)['inputs']
     return Picture(pixels, inputs, scale)
 

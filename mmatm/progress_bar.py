@@ -62,12 +62,12 @@ class ProgressBarHook(Hook):
             self._begun[mode] = time.monotonic()
             self._first.pop(mode, None)
         row = self._shown[mode]
-        row.name, row.done, row.total = mode, 0, len(getattr(runner, f'{mode}_dataloader'))
-        if mode == 'train':
-            if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if mode == 'train' and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            row.name, row.done, row.total = mode, runner.iter, runner.max_iters
+        else:
+            row.name, row.done, row.total = mode, 0, len(getattr(runner, f'{mode}_dataloader'))
+            if mode == 'train':
                 row.name = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
-            else:
-                row.done, row.total = runner.iter, runner.max_iters
         if self._live is None:
             self._open(runner)
         self._draw(row)

@@ -15,9 +15,14 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
+import mmengine.config.utils
+
 from mmatm.config import load_config
 from mmatm.inference import load_model
 from mmatm.shapes import write_shapes
+
+# It reads all model indices of a toolbox for each config that inherits from it.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 ROOT = Path(__file__).parents[1]
 

@@ -139,9 +139,9 @@ def test_compiles_to_one_graph(x, train, autocast, compile_model):
 
 @pytest.mark.parametrize('train', [False, True])
 def test_compiles_for_any_size(train, compile_model):
-    model = ATMNet(MINI, drop_path_rate=0.3, with_cp=True).train(train)
+    model = ATMNet(MINI, drop_path_rate=0.3, with_cp=True, out_indices=(0, 1)).train(train)
     compiled = compile_model(model, dynamic=True, backend='aot_eager')
-    for size in ((64, 96), (96, 64), (128, 160)):
+    for size in ((32, 40), (64, 96), (96, 64)):  # either side of where the second stage's mixer folds
         x = torch.randn(2, 3, *size)
         torch.manual_seed(0)
         expected = model(x)

@@ -1,6 +1,7 @@
-"""README and docs/: every command runs, every link leads somewhere, every example in Python works.
+"""README and docs/: commands run, links lead somewhere, examples in Python work.
 
-Commands run as they stand, in an empty folder, on small stand-ins of the configs, weights and pictures that they name.
+Commands run in an empty folder, on small stand-ins of the configs, weights and pictures that they name: what is tested
+is that the tools take them.
 """
 
 import doctest
@@ -25,9 +26,7 @@ RUN_ELSEWHERE = {
     'tools/slurm_train.sh': 'tests/test_tools.py::test_slurm',
     'tools/swap_backbone.py': 'tests/test_swap.py::test_a_users_project',
     'tools/export_onnx.py': 'tests/test_export.py::test_segmentor_by_the_command',
-    'pip': 'tools/check.sh',
     'mmatm.benchmark': 'tests/test_benchmark.py::test_command',
-    'source': 'tools/check.sh',
 }
 
 
@@ -79,6 +78,8 @@ def stand_in(sandbox, shapes):
         if kind not in made:
             (sandbox / kind).mkdir()
             short = STAND_INS[kind].replace('max_iters=6, val_interval=6', 'max_iters=1, val_interval=1')
+            # Collected loaders wait for their workers.
+            short = short.replace('loader = dict(', 'loader = dict(num_workers=0, persistent_workers=False, ')
             path = write_config(sandbox / kind, shapes, short)
             made[kind] = path, write_weights(path)
         return made[kind]
@@ -92,6 +93,7 @@ def test_command(text, sandbox, stand_in, monkeypatch, command):
     words = shlex.split(text)
     assert words[0] == 'python', 'a command that nothing runs'
     if name := CONFIG.search(text):
+        assert name[1] == 'my' or (ROOT / name[0]).is_file()
         config, weights = stand_in(name[1])
         Path('configs').mkdir(exist_ok=True)
         shutil.copy(config, name[0])

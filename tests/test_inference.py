@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASSIFIER, DETECTOR, SEGMENTOR, write_config, write_weights
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from PIL import Image
+from torch import nn
 
 from mmatm.config import load_config
 from mmatm.inference import find_pictures, load_model
@@ -115,10 +118,55 @@ def test_results_do_not_overwrite_each_other(tmp_path, config, pictures, error_o
     assert 'would be written to the same' in error_of('image_demo.py', tmp_path / 'a', config, weights)
 
 
-def test_other_tasks_and_weights_are_refused(tmp_path, config, pictures, error_of):
+def test_pictures_beside_the_working_folder(tmp_path, shapes, pictures, command, monkeypatch):
+    config = write_config(tmp_path, shapes, CLASSIFIER)
     weights = write_weights(config)
+    for name in ('here/deep/a.jpg', 'there/b.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(pictures[0], tmp_path / name)
+    monkeypatch.chdir(tmp_path / 'here')
+    command('image_demo.py', 'deep/a.jpg', '../there/b.jpg', config, weights, '--out', 'out')
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.suffix in ('.png', '.json')}
+    assert written == {f'here/out/{name}' for name in (
+        'vis/here/deep/a.png', 'vis/there/b.png', 'preds/here/deep/a.json', 'preds/there/b.json'
+    )}  # fmt: skip
+
+
+@MODELS.register_module()
+class NoTask(BaseModel):
+    def __init__(self, data_preprocessor=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        raise AssertionError('not to be called')
+
+
+def test_what_cannot_be_predicted_is_refused(tmp_path, config, shapes, pictures, error_of):
+    def error(*options):
+        return error_of('image_demo.py', pictures[0], path, weights, '--out', tmp_path / 'out', *options)
+
+    path = write_config(tmp_path, shapes, CLASSIFIER)
+    weights = write_weights(path)
+    assert 'the model cannot be brought to --device nowhere' in error('--device', 'nowhere')
     state_dict = torch.load(weights)['state_dict']
-    del state_dict['decode_head.conv_seg.bias']
-    torch.save({'state_dict': state_dict}, tmp_path / 'headless.pth')
-    message = error_of('image_demo.py', pictures[0], config, tmp_path / 'headless.pth')
-    assert f'{tmp_path}/headless.pth: the weights do not fill the model; missing: decode_head.conv_seg.bias' in message
+    del state_dict['head.fc.bias']
+    torch.save({'state_dict': state_dict}, weights)
+    assert f'{weights}: the weights do not fill the model; missing: head.fc.bias' in error()
+    path.write_text(path.read_text() + "model = dict(_delete_=True, type='NoTask')\n")
+    write_weights(path)
+    assert 'NoTask is no detector, segmentor or classifier of pictures' in error()
+    path.write_text("model = dict(type='NoTask')\n")
+    assert 'the config has no test_dataloader' in error()
+    assert not (tmp_path / 'out').exists()
+
+
+def test_classes_without_names_are_refused(tmp_path, shapes, pictures, error_of):
+    path = write_config(tmp_path, shapes, SEGMENTOR)
+    weights = write_weights(path)
+    options = '--cfg-options', 'test_dataloader.dataset.metainfo.classes=None'
+    message = error_of('image_demo.py', pictures[0], path, weights, *options)
+    assert 'neither the checkpoint nor the test data set of the config names the classes' in message
+    options = '--cfg-options', 'test_dataloader.dataset.metainfo.classes=[one]', '+visualizer=None'
+    message = error_of('image_demo.py', pictures[0], path, weights, *options, '--out', tmp_path / 'out')
+    assert 'but the data has 1 classes' in message

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import CLASSIFIER, DETECTOR, SEGMENTOR, write_config, write_weights
 from matplotlib.colors import to_rgb
+from mmengine.model import BaseModel
 from PIL import Image
 
 from mini import MINI
@@ -16,6 +17,7 @@ from mmatm.offset_visualization import (
     draw_offsets,
     find_layers,
     find_token,
+    read_picture,
     receptive_field,
     record_offsets,
     stride_of,
@@ -23,6 +25,11 @@ from mmatm.offset_visualization import (
 from mmatm.ops import axial_sample
 
 LAYERS = [f'stages.{stage}.blocks.{block}' for stage in range(4) for block in range(2)]
+
+
+class Plain(BaseModel):
+    def forward(self, inputs):
+        return inputs
 
 
 @pytest.fixture
@@ -108,6 +115,22 @@ def test_opacity_is_the_number_of_channels(picture):
     most = 16  # all channels at the query itself, along the column
     assert found[49] == pytest.approx(12 / most)
     assert found[33] == pytest.approx(4 / most)
+
+
+def test_pictures_are_read_upright_and_in_8_bits(tmp_path):
+    model = Plain(data_preprocessor=dict(type='ImgDataPreprocessor'))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new('RGB', (40, 80)).save(tmp_path / 'turned.jpg', exif=exif)
+    assert read_picture(model, str(tmp_path / 'turned.jpg')).inputs.shape == (1, 3, 40, 80)
+    Image.fromarray(np.full((40, 40), 128 * 256, np.uint16)).save(tmp_path / 'deep.png')
+    picture = read_picture(model, str(tmp_path / 'deep.png'), 60)
+    assert picture.pixels.shape == (60, 60, 3)
+    assert set(picture.pixels.ravel().tolist()) == {128}
+    Image.fromarray(np.array([[[200, 0, 100]]], np.uint8)).resize((32, 32)).save(tmp_path / 'red.png')
+    picture = read_picture(model, str(tmp_path / 'red.png'))
+    assert picture.pixels[0, 0].tolist() == [200, 0, 100]
+    assert picture.inputs[0, :, 0, 0].tolist() == [100, 0, 200]  # BGR, which the preprocessor is to turn
 
 
 def test_token_is_the_middle_of_what_it_sees(picture):

@@ -62,6 +62,8 @@ def run(folder, train_cfg, sampler, workers, interval, resume=False):
         resume=resume,
     )
     runner.train()
+    if workers:  # at once: when they are collected they are waited for
+        runner.train_dataloader._iterator._shutdown_workers()
     return model.seen
 
 

@@ -91,7 +91,9 @@ class ActiveTokenMixer(nn.Module):
         tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
         # Under a trace as defined: that is how FLOPs are counted.
         plain = all(map(_is_plain, (self.fc_w, self.fc_h, self.fc_c, self.proj))) and not torch.jit.is_tracing()
-        mix = self._mix_folded if plain and tokens.shape[1] >= 3 * x.shape[-1] else self._mix
+        # And where torch.export leaves sizes open: one graph serves them all.
+        fold = plain and not isinstance(tokens.shape[1], torch.SymInt) and tokens.shape[1] >= 3 * x.shape[-1]
+        mix = self._mix_folded if fold else self._mix
         return mix(tokens).view_as(x)
 
     def _mix(self, tokens: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ class ActiveTokenMixer(nn.Module):
         weight = torch.cat([self.fc_w.weight, self.fc_h.weight, self.fc_c.weight], dim=1)  # (C, 3C)
         a = self._branch_weights(F.linear(tokens.mean(1), weight, self.fc_w.bias + self.fc_h.bias))
         weight = (a[..., None] * weight.unflatten(1, (3, -1))).flatten(2)  # (B, C, 3C)
-        weight = self.proj.weight.expand(len(tokens), -1, -1) @ weight
+        weight = self.proj.weight.expand(tokens.shape[0], -1, -1) @ weight
         bias = self.proj(torch.addcmul(a[..., 0] * self.fc_w.bias, a[..., 1], self.fc_h.bias))  # (B, C)
         return torch.baddbmm(bias[:, None], tokens, weight.mT)
 

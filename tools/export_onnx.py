@@ -1,0 +1,56 @@
+#!/usr/bin/env python
+"""Writes a classifier, segmentor or single-stage detector as an ONNX graph: from normalised pictures to raw outputs."""
+
+from pathlib import Path
+
+from mmatm.command_line import config_parser, run
+from mmatm.config import load_config
+from mmatm.errors import InputError
+from mmatm.export import TOLERANCE, export_onnx, require_exportable
+from mmatm.inference import load_model
+
+
+def main() -> None:
+    parser = config_parser(__doc__)
+    parser.add_argument('checkpoint', nargs='?', help='by default random weights, to try the export')
+    parser.add_argument('--out', metavar='FILE', help='by default in work_dirs/export_onnx/, by the name of CONFIG')
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='the largest of the three sizes to check, and the one to time; by default 224 224 for classifiers, '
+        'else 512 512',
+    )
+    args = parser.parse_args()
+    out = Path(args.out or f'work_dirs/export_onnx/{Path(args.config).stem}.onnx')
+    if out.is_dir():
+        raise InputError(f'--out {out} is a folder; name the file')
+    cfg = load_config(args.config, args.cfg_options)
+    require_exportable(cfg)
+    shape = args.shape or ([224, 224] if cfg.get('default_scope') == 'mmpretrain' else [512, 512])
+    model = load_model(cfg, args.checkpoint)
+    print(
+        f'exporting {type(model).__name__} with {args.checkpoint or "random weights"}, which takes minutes', flush=True
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    exported = export_onnx(model, out, tuple(shape))
+    for key, value in exported.metadata.items():
+        print(f'{key}: {value if len(value) <= 120 else value[:117] + "..."}')
+    for name, axes in exported.outputs.items():
+        print(f'output {name}: {" x ".join(map(str, axes))}')
+    if exported.size_divisor > 1:
+        print(f'height and width have to be multiples of {exported.size_divisor}, as in PyTorch')
+    print(f'standard operators of opset {exported.opset} only')
+    print(f'deviation from PyTorch, of which {TOLERANCE:g} is accepted, at')
+    for check in exported.checks:
+        print(f'  {check}')
+    print(
+        f'one picture of {shape[0]}x{shape[1]}: PyTorch {exported.torch_ms:.1f} ms, '
+        f'ONNX Runtime {exported.onnx_ms:.1f} ms, ratio {exported.onnx_ms / exported.torch_ms:.2f}'
+    )
+    print(f'wrote {out}')
+
+
+if __name__ == '__main__':
+    run(main)
