@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from mmatm.config import load_config
+from mmatm.errors import InputError
 from mmatm.inference import find_pictures, load_model
 from mmatm.shapes import SEMANTIC_CLASSES, SHAPES
 
@@ -86,13 +88,17 @@ def test_classifier(tmp_path, shapes, pictures, command):
     assert (drawn != np.asarray(Image.open(pictures[0]))).any()
 
 
-def test_find_pictures(tmp_path, pictures):
+def test_find_pictures(tmp_path, pictures, monkeypatch):
     (tmp_path / 'a/b').mkdir(parents=True)
     for name in ('a/1.jpg', 'a/b/2.JPG', 'a/b/3.txt'):
         shutil.copy(pictures[0], tmp_path / name)
     whole, deep = tmp_path / 'a/1.jpg', tmp_path / 'a/b/2.JPG'
     assert find_pictures([str(tmp_path)]) == [whole, deep]
     assert find_pictures([f'{tmp_path}/a/*/*.JPG', str(whole), str(tmp_path / 'a')]) == [deep, whole]
+    monkeypatch.chdir(tmp_path / 'a')
+    assert find_pictures(['1.jpg', str(whole), '../a/b']) == [Path('1.jpg'), Path('../a/b/2.JPG')]
+    with pytest.raises(InputError, match='no pictures in b/3'):
+        find_pictures(['1.jpg', 'b/3*'])
 
 
 def test_bad_input_is_refused_before_the_model_is_built(tmp_path, pictures, error_of):

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from PIL import Image
 
 from mini import MINI
+from mmatm.errors import InputError
 from mmatm.models import ATMNet
 from mmatm.offset_visualization import (
     Picture,
@@ -146,6 +147,13 @@ def test_token_is_the_middle_of_what_it_sees(picture):
             seen = field.sum(1 - axis).nonzero().flatten()
             assert (seen[0] + seen[-1]) / 2 == stride * index + 1
         assert find_token(picture, (stride * token[1] + 1, stride * token[0] + 1), stride, (99, 99)) == token
+
+
+def test_points_are_in_pixels_of_the_file(picture):
+    doubled = Picture(picture.pixels, picture.inputs, 2.0)  # of a file of 48x32 pixels
+    assert find_token(doubled, (20.5, 16.5), 8, (8, 12)) == find_token(picture, (41, 33), 8, (8, 12)) == (4, 5)
+    with pytest.raises(InputError, match='point 48 3 is outside the picture of 48x32 pixels'):
+        find_token(doubled, (48, 3), 8, (8, 12))
 
 
 def test_receptive_field_is_the_derivative(picture):
