@@ -111,6 +111,13 @@ def _check_key(cfg: Config, key: str) -> None:
         )
 
 
+def innermost_dataset(dataset: dict) -> dict:
+    """The config of the data set below wrappers, as `RepeatDataset`."""
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    return dataset
+
+
 def pretrained_cfgs(cfg: Config) -> list[ConfigDict]:
     """The dicts of the model that hold an `init_cfg` which loads a file."""
     model = cfg.get('model') or {}

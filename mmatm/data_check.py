@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
+from mmatm.config import innermost_dataset
 from mmatm.errors import InputError
 
 _ENDS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82'}
@@ -86,8 +87,7 @@ def _allowed_labels(dataset: Any, info: dict) -> tuple[int, int] | None:
 
 def describe_dataset(cfg: dict) -> str:
     """Where a data set's config looks for its samples."""
-    while isinstance(cfg.get('dataset'), dict):
-        cfg = cfg['dataset']
+    cfg = innermost_dataset(cfg)
     places = ', '.join(f'{key}={cfg[key]!r}' for key in ('data_root', 'data_prefix', 'ann_file') if cfg.get(key))
     return f'{cfg["type"]} with {places}'
 

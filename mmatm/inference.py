@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmatm.checkpoint import fill_model, read_checkpoint
-from mmatm.config import start_from_scratch
+from mmatm.config import innermost_dataset, start_from_scratch
 from mmatm.data_check import check_pictures
 from mmatm.errors import InputError
 
@@ -60,8 +60,10 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
     meta = {key.lower(): value for key, value in meta.items()}
     known = _dataset_meta(cfg)
     model.dataset_meta = {key: v for key in ('classes', 'palette') if (v := meta.get(key) or known.get(key))}
-    if 'palette' in model.dataset_meta:  # mmdet takes a tuple for one colour
-        model.dataset_meta['palette'] = [tuple(colour) for colour in model.dataset_meta['palette']]
+    palette = model.dataset_meta.pop('palette', ())
+    # Not that of other classes, nor a name.
+    if len(palette) == len(model.dataset_meta.get('classes', ())) > 0 and not isinstance(palette, str):
+        model.dataset_meta['palette'] = [tuple(colour) for colour in palette]  # mmdet takes a tuple for one colour
     model.eval()  # some of mmpretrain's return None
     return model
 
@@ -83,9 +85,7 @@ def _dataset_meta(cfg: Config) -> dict:
 
 def _test_dataset(cfg: Config) -> dict | None:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
-    while dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+    return innermost_dataset(dataset) if dataset else None
 
 
 def find_pictures(places: Sequence[str]) -> list[Path]:
@@ -233,8 +233,8 @@ def _segmentor(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str
     from mmseg.apis import MMSegInferencer
 
     count = len(model.dataset_meta['classes'])
-    if len(model.dataset_meta.get('palette', ())) != count:
-        model.dataset_meta['palette'] = np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()
+    colours = np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()
+    model.dataset_meta.setdefault('palette', colours)
     inferencer = _with_model(MMSegInferencer, model, cfg, 'SegLocalVisualizer')
 
     def predict(path: str) -> Predicted:

@@ -8,6 +8,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import DumpResults
 
 from mmatm.command_line import read_config, run, runner_parser
+from mmatm.config import innermost_dataset
 from mmatm.errors import InputError
 from mmatm.results import write_result
 from mmatm.runner import Runner
@@ -59,10 +60,7 @@ def draw_predictions(cfg: Config, show: bool, folder: str | None, wait_time: flo
 def test_with_augmentation(cfg: Config) -> None:
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise InputError('--tta needs tta_model and tta_pipeline in the config')
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
+    innermost_dataset(cfg.test_dataloader.dataset).pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
