@@ -4,15 +4,14 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmengine.utils import get_installed_path
 
 from mmatm.archs import short_name
 from mmatm.checkpoint import published_weights
@@ -46,21 +45,15 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Raises:
         InputError: No such config; a key that does not exist, or whose change would have no effect.
     """
-    if '::' in path:
-        try:
-            cfg = get_config(path) if has_name(path) else Config.fromfile(installed_file(path))
-        except (FileNotFoundError, ImportError, ValueError, AssertionError) as error:
-            raise InputError(f'there is no config {path}: {error}') from None
-    elif Path(path).is_file():
-        try:
-            cfg = Config.fromfile(path)
-        except (AttributeError, ImportError, KeyError, NameError, OSError, SyntaxError, TypeError) as error:
-            raise InputError(f'the config {path} cannot be read: {type(error).__name__}: {error}') from error
-    else:
-        near = difflib.get_close_matches(Path(path).name, [p.name for p in Path(path).parent.glob('*.py')], n=1)
-        raise InputError(
-            f'there is no config {path}' + (f'; did you mean {Path(path).with_name(near[0])}?' if near else '')
-        )
+    file = Path(installed_file(path) if '::' in path else path)
+    if not file.is_file():
+        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob('*.py')], n=1)
+        meant = path.removesuffix(file.name) + near[0] if near else ''
+        raise InputError(f'there is no config {path}' + (f'; did you mean {meant}?' if near else ''))
+    try:
+        cfg = Config.fromfile(file)
+    except (AttributeError, ImportError, KeyError, NameError, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise InputError(f'the config {path} cannot be read: {type(error).__name__}: {error}') from error
     for key, value in (options or {}).items():
         if not key.startswith('+'):
             _check_key(cfg, key)
@@ -77,9 +70,27 @@ def has_name(path: str) -> bool:
 
 
 def installed_file(name: str) -> str:
-    """The file of an installed toolbox's config, named as `mmdet::gn+ws/NAME.py`."""
+    """The file that a name like `mmdet::gn+ws/NAME.py` stands for, be it there or not."""
     package, _, path = name.partition('::')
-    return str(Path(get_installed_path(package)) / '.mim/configs' / path)
+    return str(installed_configs(package) / path)
+
+
+def installed_configs(package: str) -> Path:
+    """The folder with the configs of an installed toolbox.
+
+    MMEngine's own functions that take names of configs install what they do not find, and go by other names of the
+    packages than the forks'.
+
+    Raises:
+        InputError: The toolbox is not installed, or without its configs.
+    """
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise InputError(f'{package or "a toolbox without a name"} is not installed here, so none of its configs is')
+    folder = Path(spec.origin).parent / '.mim/configs'
+    if not folder.is_dir():
+        raise InputError(f'{package} was installed without its configs; install it with pip, not from its sources')
+    return folder
 
 
 def walk(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import hashlib
-import importlib
 import importlib.metadata
 import io
 import json
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmatm.config import load_config
+from mmatm.config import installed_configs, load_config
 from mmatm.errors import InputError
 from mmatm.model_check import ModelCheckError, check_model, checked_part
 from mmatm.swap import NoMapsError, base_name, swap_backbone, swapped_text
@@ -50,6 +49,7 @@ OUTCOMES = {
 # The last ones are optional: some configs need them.
 _PACKAGES = (
     *('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'),
+    *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain'),
     *('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2'),
 )
 _HEAD = """# ATMNet in every config of mmdet and mmsegmentation
@@ -105,15 +105,9 @@ def _stage(reason: str) -> str:
 
 def leaf_configs(toolbox: str) -> list[str]:
     """The names of a toolbox's configs but those under `_base_`."""
-    root = _root(toolbox) / 'configs'
-    if not root.is_dir():
-        raise InputError(f'{toolbox} was installed without its configs; install it with pip, not from its sources')
+    root = installed_configs(toolbox)
     names = (path.relative_to(root).as_posix() for path in sorted(root.rglob('*.py')))
     return [f'{toolbox}::{name}' for name in names if '_base_/' not in name]
-
-
-def _root(toolbox: str) -> Path:
-    return Path(importlib.import_module(toolbox).__file__).parent / '.mim'
 
 
 def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
@@ -251,7 +245,7 @@ def _quiet() -> None:
 def _examine_some(cache: Path, names: Sequence[str]) -> list[Outcome]:
     outcomes = []
     for name in names:
-        os.chdir(_root(name.split('::')[0]))  # paths in configs begin there
+        os.chdir(installed_configs(name.split('::')[0]).parent)  # paths in configs begin there
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             outcomes.append(examine(name, cache))
     return outcomes

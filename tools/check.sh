@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sets up the environment if it is not there, and runs lint and tests. Arguments go to pytest.
+# Sets up the environment if it is not there, and runs lint and tests. Arguments go to pytest; STACK and PYTHON choose
+# the environment, as tools/setup.sh says.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/setup.sh
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/$(tools/setup.sh --where)/bin:$PATH"
 
 ruff check .
 ruff format --check .

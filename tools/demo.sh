@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# From a bare machine to a trained and evaluated UperNet + ATMNet on pictures of shapes.
+# From a bare machine to a trained and evaluated UperNet + ATMNet on pictures of shapes. STACK and PYTHON choose the
+# environment, as tools/setup.sh says.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/setup.sh
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/$(tools/setup.sh --where)/bin:$PATH"
 
 config=configs/upernet_atmnet_mini_shapes.py
 work_dir=work_dirs/upernet_atmnet_mini_shapes

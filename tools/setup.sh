@@ -1,33 +1,69 @@
 #!/usr/bin/env bash
-# Sets up the tested stack of requirements.txt in ./.venv. Safe to repeat and to interrupt:
-# each step leaves a stamp when it is done, and a step without its stamp starts over.
+# Sets up a tested stack in a folder of its own. Safe to repeat and to interrupt: each step leaves a stamp when it is
+# done, and a step without its stamp starts over.
+#   tools/setup.sh                                       upstream's toolboxes, in .venv
+#   STACK=onedl tools/setup.sh                           the maintained forks, in .venv-onedl
+#   PYTHON=python3.13 STACK=onedl tools/setup.sh         the same under another Python, in .venv-onedl-3.13
+# tools/setup.sh --where prints the folder and does nothing. docs/get_started.md has the table of what was tried.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-ENV_DIR=.venv
-LOG=$ENV_DIR/setup.log
-STAMP=$(cksum requirements.txt setup.cfg setup.py mmatm/ops/axial_sample.cpp pyproject.toml tools/setup.sh | cksum | cut -d' ' -f1)
+STACK=${STACK:-upstream}
+case $STACK in
+    upstream) REQUIREMENTS=requirements.txt PYTHONS="python3.11 python3.12" ;;
+    onedl) REQUIREMENTS=requirements/onedl.txt PYTHONS="python3.13 python3.12 python3.11" ;;
+    *) echo "there is no stack $STACK; STACK is upstream or onedl" >&2 && exit 1 ;;
+esac
 
-if [ "$(cat $ENV_DIR/ready 2>/dev/null)" = "$STAMP" ]; then
-    exit 0
-fi
+# The version of a Python that can be used, nothing for one that cannot.
+version() {
+    "$1" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3.11 python3.12 python3 python}; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
+    if [ -n "${PYTHON:-}" ]; then
+        case $STACK-$(version "$PYTHON") in
+            upstream-3.11 | upstream-3.12 | onedl-3.11 | onedl-3.12 | onedl-3.13) echo "$PYTHON" && return ;;
+            upstream-3.13)
+                echo "mmcv 2.1.0 cannot be built under Python 3.13: its setup.py reads its version in a way that 3.13" \
+                    "no longer allows. Name Python 3.11 or 3.12 with PYTHON=..., or take the forks with STACK=onedl" >&2
+                ;;
+            *-) echo "PYTHON=$PYTHON does not run, or lacks venv or pip (Debian: apt install python3-venv)" >&2 ;;
+            *) echo "PYTHON=$PYTHON is $(version "$PYTHON"); STACK=$STACK was tried with: $PYTHONS" >&2 ;;
+        esac
+        exit 1
+    fi
+    for candidate in $PYTHONS python3 python; do
+        case " $PYTHONS " in *" python$(version "$candidate") "*) echo "$candidate" && return ;; esac
     done
-    echo "set-up needs Python 3.11 or 3.12 with venv and pip (Debian: apt install python3-venv); name one with PYTHON=..." >&2
+    echo "STACK=$STACK needs one of $PYTHONS with venv and pip (Debian: apt install python3-venv); name it with" \
+        "PYTHON=..., see docs/get_started.md" >&2
     exit 1
 }
 
-# Runs a long command with its output in the log, and a line every 20 seconds to show that it lives.
+python=$(find_python)
+ENV_DIR=.venv
+[ "$STACK" = upstream ] || ENV_DIR+=-$STACK
+[ -z "${PYTHON:-}" ] || ENV_DIR+=-$(version "$python")
+if [ "${1:-}" = --where ]; then
+    echo $ENV_DIR
+    exit 0
+fi
+
+LOG=$ENV_DIR/setup.log
+STAMP=$(cksum requirements.txt requirements/*.txt setup.cfg setup.py mmatm/ops/axial_sample.cpp pyproject.toml tools/setup.sh \
+    tools/build_mmcv.py | cksum | cut -d' ' -f1)
+[ "$(cat $ENV_DIR/ready 2>/dev/null)" != "$STAMP" ] || exit 0
+
+# Runs a long command with its output in the log. On a terminal a line that is written over each second shows that it
+# lives, elsewhere a line every 20 seconds. What the command writes to descriptor $SCREEN stands above it.
+exec {SCREEN}>&1
+export SCREEN
 run_long() {
-    local what=$1 start=$SECONDS shown=$SECONDS compiled
+    local what=$1 start=$SECONDS line shown=$SECONDS latest
     shift
+    echo "### $what: $*" >>"$LOG"
     set -m # a process group of its own, so that an interrupt takes the compilers along
     "$@" >>"$LOG" 2>&1 &
     local job=$!
@@ -35,26 +71,33 @@ run_long() {
     trap 'kill -- -$job 2>/dev/null; echo "interrupted; run this command again to go on"; exit 130' INT TERM HUP
     while kill -0 $job 2>/dev/null; do
         sleep 1
-        if ((SECONDS - shown >= 20)); then
+        latest=$(tail -c 20000 "$LOG" | tr '\r' '\n' | grep -aoE '^ *\[[0-9]+/[0-9]+\]|^ *(Downloading|Collecting|Installing collected) [A-Za-z0-9_.-]+' |
+            tail -n 1 | sed -E 's/^ *\[(.*)\]/\1 files compiled/; s/^ *Installing collected.*/copying them/; s/^ *//' || true)
+        line="    $((SECONDS - start)) s${latest:+, $latest}"
+        if [ -t 1 ]; then
+            printf '\r\033[K%.79s' "$line"
+        elif ((SECONDS - shown >= 20)); then
             shown=$SECONDS
-            compiled=$(tail -c 100000 "$LOG" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1 | tr -d ' []' || true)
-            echo "    $what: $((SECONDS - start)) s${compiled:+, $compiled files compiled}"
+            echo "$line"
         fi
     done
+    [ ! -t 1 ] || printf '\r\033[K'
+    trap - INT TERM HUP
     if ! wait $job; then
         tail -n 30 "$LOG" >&2
         echo "set-up failed: $what. The whole log: $LOG. Run this command again to go on." >&2
         exit 1
     fi
-    trap - INT TERM HUP
-    echo "    $what: done in $((SECONDS - start)) s"
+    echo "    done in $((SECONDS - start)) s"
 }
 
-python=$(find_python)
-pip="$ENV_DIR/bin/python -m pip --disable-pip-version-check"
+# A step begins with the time so far, and where in all of them it stands.
+step() { echo "[$1/3] $((SECONDS / 60)):$(printf %02d $((SECONDS % 60))) $2"; }
+pip() { run_long "$1" $ENV_DIR/bin/python -m pip --disable-pip-version-check "${@:2}"; }
 
 # Packages half copied by an interrupted install cannot be told from whole ones: start that step over.
-if [ "$(cat $ENV_DIR/packages 2>/dev/null)" != "$(cksum <requirements.txt)" ]; then
+packages=$(cat requirements/common.txt $REQUIREMENTS | cksum)
+if [ "$(cat $ENV_DIR/packages 2>/dev/null)" != "$packages" ]; then
     if [ -e $ENV_DIR ] && [ ! -e $ENV_DIR/made-by-setup ]; then
         echo "$ENV_DIR was made by somebody else: move it away, or install mmatm into it with pip install -e ." >&2
         exit 1
@@ -62,30 +105,22 @@ if [ "$(cat $ENV_DIR/packages 2>/dev/null)" != "$(cksum <requirements.txt)" ]; t
     rm -rf $ENV_DIR
     mkdir $ENV_DIR
     touch $ENV_DIR/made-by-setup
-    echo "[1/3] PyTorch and the OpenMMLab toolboxes into $ENV_DIR (about 7 GB; 2 to 10 minutes by your connection)"
+    step 1 "PyTorch and the toolboxes ($STACK, Python $(version "$python")) into $ENV_DIR: 7 GB, minutes by your connection"
     "$python" -m venv $ENV_DIR
-    grep -v '^mmcv==' requirements.txt >$ENV_DIR/requirements-without-mmcv.txt
-    run_long "packages" $pip install -r $ENV_DIR/requirements-without-mmcv.txt
-    cksum <requirements.txt >$ENV_DIR/packages
+    grep -hvE 'mmcv==|^-r' requirements/common.txt $REQUIREMENTS >$ENV_DIR/packages.txt
+    pip packages install -r $ENV_DIR/packages.txt
+    echo "$packages" >$ENV_DIR/packages
 fi
 
-# pip keeps the built wheel in its cache, so this is long only once a machine. A cached wheel that was built
-# against another torch does not load: it is built anew.
-mmcv_loads() { $ENV_DIR/bin/python -c 'import mmcv.ops' >>"$LOG" 2>&1; }
-if [ ! -e $ENV_DIR/mmcv ] || ! mmcv_loads; then
-    echo "[2/3] mmcv, compiled from source (10 to 25 minutes on 2 cores, longer with CUDA; seconds if built here before)"
-    mmcv=$(grep -oE '^mmcv==[^ ]+' requirements.txt)
+mmcv=$(grep -ohE '^(onedl-)?mmcv==[^ ]+' $REQUIREMENTS)
+if [ "$(cat $ENV_DIR/mmcv 2>/dev/null)" != "$mmcv" ] || ! $ENV_DIR/bin/python -c 'import mmcv.ops' >>"$LOG" 2>&1; then
+    step 2 "$mmcv, compiled from source: 1 or 2 minutes on 2 cores, with CUDA half an hour or more"
     rm -rf $ENV_DIR/lib/python*/site-packages/mmcv*
-    run_long "mmcv" $pip install -v --no-deps --no-build-isolation "$mmcv"
-    if ! mmcv_loads; then
-        echo "    the mmcv in pip's cache was built against another torch: compiling it anew"
-        rm -rf $ENV_DIR/lib/python*/site-packages/mmcv*
-        run_long "mmcv" $pip install -v --no-deps --no-build-isolation --no-cache-dir "$mmcv"
-        mmcv_loads || { echo "set-up failed: mmcv does not load, see $LOG" >&2; exit 1; }
-    fi
-    touch $ENV_DIR/mmcv
+    run_long mmcv $ENV_DIR/bin/python tools/build_mmcv.py "$mmcv"
+    echo "$mmcv" >$ENV_DIR/mmcv
 fi
 
-echo "[3/3] mmatm itself (seconds)"
-run_long "mmatm" $pip install --no-deps --no-build-isolation -e .
+step 3 "mmatm itself: seconds"
+pip mmatm install --no-deps --no-build-isolation -e .
 echo "$STAMP" >$ENV_DIR/ready
+echo "ready after $((SECONDS / 60)):$(printf %02d $((SECONDS % 60))); source $ENV_DIR/bin/activate"

@@ -1,0 +1,51 @@
+"""Which packages mmatm works with: versions, and the two families of toolboxes under the same import names."""
+
+from collections.abc import Iterable
+from importlib import metadata
+from importlib.util import find_spec
+
+from mmengine.config.utils import MODULE2PACKAGE
+
+_MINIMUM_VERSIONS = {'torch': (2, 6), 'mmengine': (0, 10), 'onedl-mmengine': (0, 10)}
+_UPSTREAM = ('mmengine', 'mmcv', 'mmcv-lite', 'mmcv-full', 'mmdet', 'mmsegmentation', 'mmpretrain')
+_FORKS = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
+
+
+def check_stack() -> None:
+    """Refuses packages that are too old, and toolboxes of both families in one environment.
+
+    Raises:
+        RuntimeError: It is not an ImportError because MMEngine's registries swallow those and then only say that
+            `mmatm.ATMNet` is not registered.
+    """
+    upstream, forks = _installed(_UPSTREAM), _installed(_FORKS)
+    if upstream and forks:
+        raise RuntimeError(
+            f"this environment has upstream's {', '.join(upstream)} and the forks {', '.join(forks)}, which have the "
+            'same import names and overwrite each other. Make a new environment with one of them (tools/setup.sh, or '
+            f'STACK=onedl tools/setup.sh), or pip uninstall {" ".join([*upstream, *forks])} and install one anew'
+        )
+    for package, found in _installed(_MINIMUM_VERSIONS).items():
+        minimum = _MINIMUM_VERSIONS[package]
+        if tuple(int(part) for part in found.split('.')[:2]) < minimum:
+            needed = '.'.join(map(str, minimum))
+            raise RuntimeError(f'mmatm needs {package} {needed} or newer, {found} is installed')
+
+
+def find_forks_configs() -> None:
+    """Makes MMEngine find configs like `mmseg::...` of the forks, for which it has upstream's package name only."""
+    for module, package in MODULE2PACKAGE.items():
+        # It takes a module's name too.
+        if module != package and not _installed([package]) and find_spec(module) is not None:
+            MODULE2PACKAGE[module] = module
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
