@@ -1,7 +1,5 @@
 """Saves checkpoints such that one is always whole: a new one is written first, then the outdated one removed."""
 
-import errno
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,24 +11,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 
 from mmatm.checkpoint import latest_checkpoint
 from mmatm.errors import InputError
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to, which becomes `path` when the block ends without an error.
-
-    One temporary path serves all files of a folder: what a kill leaves there, the next file overwrites.
-    """
-    partial = path.with_name('unfinished.partial')
-    try:
-        yield partial
-        with partial.open('rb+') as file:
-            os.fsync(file.fileno())  # network disks tell here that they are full
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+from mmatm.files import NO_ROOM, whole_file
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from mmengine.hooks.runtime_info_hook import _is_scalar
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 
-from mmatm.checkpoint_hook import whole_file
 from mmatm.errors import InputError
+from mmatm.files import whole_file
 
 # By the iteration of the validation, its metrics by name.
 Metrics = dict[int, dict[str, float]]

@@ -19,11 +19,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmatm.checkpoint import fill_model, latest_checkpoint, read_checkpoint
-from mmatm.checkpoint_hook import CheckpointHook, explain_full_disk, whole_file
+from mmatm.checkpoint_hook import CheckpointHook, explain_full_disk
 from mmatm.curves import CurvesHook
 from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
 from mmatm.exact_resume import ExactResumeHook, number_batches
+from mmatm.files import whole_file
 from mmatm.progress_bar import progress_bar
 from mmatm.registry import RUNNERS
 

@@ -1,0 +1,95 @@
+"""Files that have their name only when they are whole, and that one process at a time makes."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from mmatm.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write to, which becomes `path` when the block ends without an error.
+
+    One temporary path serves all files of a folder: what a kill leaves there, the next file overwrites.
+    """
+    partial = path.with_name('unfinished.partial')
+    try:
+        yield partial
+        give_name(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def give_name(partial: Path, path: Path) -> None:
+    """Renames a file that is whole, once it is on the disk."""
+    with partial.open('rb+') as file:
+        os.fsync(file.fileno())  # network disks tell here that they are full
+    partial.replace(path)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Lets only one process at a time make a file; the others wait at the beginning of the block.
+
+    While a process is in the block there is a `NAME.lock` beside the file. A kill frees it.
+
+    Yields:
+        Whether the file system can keep others away. Where it cannot, several processes may be in the block.
+
+    Raises:
+        InputError: The one of the process that was waited for: it is not tried again by each.
+    """
+    lock = path.with_name(f'{path.name}.lock')
+    while True:
+        with lock.open('a+') as file:
+            locked = _lock(file.fileno(), path)
+            if locked and not _is(file.fileno(), lock):  # who was waited for has finished, and removed it
+                file.seek(0)
+                if error := file.read():
+                    raise InputError(error)
+                continue
+            file.truncate(0)  # of a process that was killed
+            try:
+                yield locked
+            except InputError as error:
+                file.write(str(error))
+                file.flush()
+                raise
+            finally:
+                lock.unlink(missing_ok=True)  # before others get hold of it
+            return
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print_log(f'waiting for another process that is making {path}', 'current')
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return False
+    return True
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
