@@ -7,7 +7,8 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
 from mmatm.archs import ARCHS, NUM_STAGES
+from mmatm.download import cached, is_address
 from mmatm.errors import InputError
 
 
@@ -76,26 +78,42 @@ def published_weights(config: str) -> str:
     )
 
 
+@contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """Gives the local file of a checkpoint for the time being; paths are as `read_checkpoint` takes them.
+
+    Raises:
+        InputError: It cannot be fetched, or what comes is no checkpoint.
+    """
+    if is_address(path):
+        yield str(cached(path, check=lambda file: read_checkpoint(str(file))))
+    else:
+        with get_local_path(path) as local_path:
+            yield local_path
+
+
 def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
     """Reads a checkpoint and puts its weights, the averaged (EMA) ones if there are any, under `state_dict`.
 
     A classifier of the authors comes out with MMPretrain's prefixes, as an `ImageClassifier` holds it.
 
     Args:
-        path: A local path, or an address that MMEngine's file backends read.
+        path: A local path; an http address, fetched into torch's cache once; or what MMEngine's file backends read.
         map_location: As `torch.load` takes it.
 
     Returns:
         The file's dict with `state_dict`; other containers of weights are gone.
 
     Raises:
-        InputError: The file is missing, cut short, no checkpoint, or holds code.
+        InputError: The file is missing, cut short, no checkpoint, or holds code; it cannot be fetched.
     """
     try:
-        with get_local_path(path) as local_path:
+        with local_file(path) as local_path:
             checkpoint = torch.load(local_path, map_location=map_location, weights_only=True)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f'there is no checkpoint {path}') from None
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         if unsafe := re.search(r'GLOBAL (\S+)', str(error)):
             raise InputError(

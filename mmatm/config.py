@@ -14,7 +14,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmatm.archs import short_name
-from mmatm.checkpoint import published_weights
+from mmatm.checkpoint import local_file, published_weights
+from mmatm.download import is_address
 from mmatm.errors import InputError
 
 # How configs name the backbone; the second in the scope mmatm only.
@@ -147,16 +148,19 @@ def start_from_scratch(cfg: Config) -> None:
 
 
 def require_start_weights(cfg: Config) -> None:
-    """Checks that the files which the model starts from are there.
+    """Checks that the files which the model starts from are there, and fetches ATMNet's from http addresses.
 
     Raises:
-        InputError: One is not; says where the authors publish it, and the other ways on.
+        InputError: One is not; says where the authors publish it, and the other ways on. One cannot be fetched.
     """
     for node in pretrained_cfgs(cfg):
-        path = node['init_cfg']['checkpoint']
+        path, is_atmnet = node['init_cfg']['checkpoint'], node.get('type') in ATMNET_TYPES
+        if is_address(path) and is_atmnet:
+            with local_file(path):  # before processes wait for one another, which they do for some minutes only
+                continue
         if '://' in path or Path(path).is_file():
             continue
-        size = short_name(node.get('arch')) if node.get('type') in ATMNET_TYPES else None
+        size = short_name(node.get('arch')) if is_atmnet else None
         where = f'{published_weights(f"atmnet_{size}_in1k")}. ' if size else ''
         raise InputError(
             f'the start weights {path} are not there. {where}Put the file there, name another one with '

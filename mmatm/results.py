@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
-from mmatm.checkpoint import read_checkpoint
+from mmatm.checkpoint import local_file, read_checkpoint
 from mmatm.environment import environment
 
 _TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
@@ -125,7 +124,7 @@ def _finished(meta: dict[str, Any], cfg: Config) -> bool:
 
 
 def _sha256(path: str) -> str:
-    with get_local_path(path) as local_path:
+    with local_file(path) as local_path:
         return hashlib.sha256(Path(local_path).read_bytes()).hexdigest()
 
 
