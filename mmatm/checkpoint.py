@@ -61,21 +61,21 @@ _AUTHORS_NAMES = (
     (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
 )
 
-# The files that the authors publish, by the config they are for.
-_PUBLISHED = {
-    'atmnet_xt_in1k': '1JjWFDJM097a2sX9zw2oOisCT-7T43-DV',
-    'atmnet_t_in1k': '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-',
-    'atmnet_l_in1k': '1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0',
-    'upernet_atmnet_l_ade20k': '1vWTI7gRiI3Fd5g6UPziSyafliq3yrhrO',
+# Where the authors publish weights, by the config they are for: anything that `mmatm.download` takes.
+PUBLISHED = {
+    'atmnet_xt_in1k': 'https://drive.google.com/file/d/1JjWFDJM097a2sX9zw2oOisCT-7T43-DV/view',
+    'atmnet_t_in1k': 'https://drive.google.com/file/d/1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-/view',
+    'atmnet_l_in1k': 'https://drive.google.com/file/d/1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0/view',
+    'upernet_atmnet_l_ade20k': 'https://drive.google.com/file/d/1vWTI7gRiI3Fd5g6UPziSyafliq3yrhrO/view',
 }
 
 
 def published_weights(config: str) -> str:
-    """A sentence on where the authors publish the weights of a config, or that they do not."""
-    file_id = _PUBLISHED.get(config)
-    return (
-        f'The authors publish them as file {file_id} on Google Drive' if file_id else 'The authors do not publish them'
-    )
+    """A sentence on where the authors publish the weights of a config and how to get them, or that they do not."""
+    address = PUBLISHED.get(config)
+    if address is None:
+        return 'The authors do not publish them'
+    return f'The authors publish them at {address} and "python tools/fetch_weights.py {config}" fetches them'
 
 
 @contextmanager

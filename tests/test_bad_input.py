@@ -49,6 +49,7 @@ def test_missing_start_weights(error_of, tmp_path):
     message = error_of('train.py', ROOT / 'configs/upernet_atmnet_t_ade20k.py', '--work-dir', tmp_path)
     assert 'start weights checkpoints/atmnet_t_in1k.pth are not there' in message
     assert '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-' in message
+    assert 'python tools/fetch_weights.py atmnet_t_in1k' in message
     assert '--from-scratch' in message
     message = error_of('train.py', ROOT / 'configs/upernet_atmnet_s_ade20k.py', '--work-dir', tmp_path)
     assert 'The authors do not publish them' in message
