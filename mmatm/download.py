@@ -17,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 import torch
-from mmengine.logging import print_log
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -170,7 +169,9 @@ def _write(response: HTTPResponse, url: str, partial: Path, start: int) -> None:
     validator = _validator(response)
     if size and shutil.disk_usage(partial.parent).free < size - start:
         raise OSError(ENOSPC, f'{size - start:,} bytes are needed')
-    print_log(f'fetching {url} to {partial.parent}' + (f' from byte {start:,} on' if start else ''), 'current')
+    # Not by the logger, with which only rank 0 speaks: another may have been faster.
+    from_where = f' from byte {start:,} on' if start else ''
+    print(f'fetching {url} to {partial.parent}{from_where}', file=sys.stderr, flush=True)
     reason = ''
     with partial.open('ab' if start else 'wb') as file, _progress(partial.stem, start, size) as advance:
         _record(partial).write_text(json.dumps({'url': url, 'validator': validator, 'size': size}))

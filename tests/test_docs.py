@@ -26,6 +26,7 @@ RUN_ELSEWHERE = {
     'tools/slurm_train.sh': 'tests/test_tools.py::test_slurm',
     'tools/swap_backbone.py': 'tests/test_swap.py::test_a_users_project',
     'tools/export_onnx.py': 'tests/test_export.py::test_segmentor_by_the_command',
+    'tools/fetch_weights.py': 'tests/test_fetch_weights.py::test_list_and_fetch',
     'mmatm.benchmark': 'tests/test_benchmark.py::test_command',
 }
 
