@@ -63,7 +63,9 @@ def cores() -> int:
 
 def unpack(requirement: str, folder: Path) -> Path:
     """Downloads the source of a package, and returns the folder that has its setup.py."""
-    subprocess.run([*PIP, 'download', *AS_IT_IS, '--no-binary', ':all:', '--dest', str(folder), requirement], check=True)
+    subprocess.run(
+        [*PIP, 'download', *AS_IT_IS, '--no-binary', ':all:', '--dest', str(folder), requirement], check=True
+    )
     (archive,) = folder.glob('*.tar.gz')
     with tarfile.open(archive) as file:
         file.extractall(folder, filter='data')
