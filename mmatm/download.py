@@ -51,7 +51,7 @@ def cached(url: str, check: Callable[[Path], object]) -> Path:
     parts = urlsplit(url.partition('#')[0])
     name = Path(unquote(parts.path)).name or 'file'
     digits = _hash_in(name)
-    if digits is None or parts.query:
+    if digits is None:
         address = hashlib.sha256(parts.geturl().encode()).hexdigest()
         name = f'{Path(name).stem}.{address[:8]}{Path(name).suffix}'
     path = Path(torch.hub.get_dir()) / 'checkpoints' / name

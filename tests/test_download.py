@@ -220,7 +220,7 @@ def test_wrong_file_is_not_kept(server, cache, tmp_path, monkeypatch, content, r
 
 def test_no_such_file(server, cache):
     message = error(value, server.url('a.pth'))
-    assert 'the server answers 404 Not Found. Fetch it elsewhere and put it at ' in message
+    assert message.startswith(f'{server.url("a.pth")}: the server answers 404 Not Found. Fetch it elsewhere and put it')
     assert not names(cache)
 
 
@@ -296,6 +296,7 @@ def test_those_who_waited_share_the_error(server, tmp_path, monkeypatch):
     waiting = threading.Semaphore(0)
     monkeypatch.setattr(files, 'print_log', lambda *args: waiting.release())
     server.files['a.pth'], server.cut, server.go_on = b'a' * 1000, 100, threading.Event()
+    (tmp_path / 'a.pth.lock').write_text('of a process that was killed')
     messages: list[str] = []
 
     def fetch() -> None:
