@@ -1,20 +1,17 @@
 """What a training survives: kills at any moment, the loss of one of its processes, a full disk."""
 
 import itertools
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import re
 import resource
-import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,6 +30,7 @@ from test_runner import Noise, Toy
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import mmatm.runner
+from forked import LIMIT, free_port, kill, processes, run_tool, start, wait, wait_until
 from mmatm.checkpoint import latest_checkpoint, read_checkpoint
 from mmatm.checkpoint_hook import CheckpointHook
 from mmatm.config import load_config
@@ -47,46 +45,11 @@ OPTIONS = [
     'default_hooks.logger.interval=1', 'default_hooks.checkpoint.interval=3',
 ]  # fmt: skip
 
-# Forked from a process that has imported everything, and that itself does nothing else.
-context = multiprocessing.get_context('forkserver')
-context.set_forkserver_preload(['mmatm.runner', 'mmatm.models', 'mmseg.apis', 'mmseg.models', 'mmseg.datasets'])
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('OMP_NUM_THREADS', '1')
-        multiprocessing.forkserver.ensure_running()
-
-
-def _run(function: Callable, output: Path, arguments: tuple) -> None:
-    os.setsid()  # with the workers that load the data, to be killed with them
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    function(*arguments)
-
-
-def start(function: Callable, output: Path, *arguments: object) -> multiprocessing.Process:
-    """Starts a function in a process, and session, of its own; what it prints goes into a file."""
-    process = context.Process(target=_run, args=(function, output, arguments))
-    process.start()
-    return process
-
-
-def kill(process: multiprocessing.Process) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:  # before setsid, or after its end
-        process.kill()
-    process.join()
-
 
 def train(*arguments: object) -> None:
     """tools/train.py in this process, but for the layout of the config's text, which takes half the time."""
     mmengine.config.config.FormatCode = lambda text, **style: (text, True)
-    sys.argv = ['train.py', *map(str, arguments)]
-    runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+    run_tool('train.py', *arguments)
 
 
 def train_on_full_disk(limit: int, *arguments: object) -> None:
@@ -110,15 +73,14 @@ def whole(tmp_path_factory, shapes):
     folder = tmp_path_factory.mktemp('whole')
     config = folder / 'config.py'
     load_config(str(write_config(folder, shapes))).dump(config)  # without the files it inherits, to be read fast
-    start(str, folder / 'warm_up').join()  # waits for the imports
+    wait(start(str, folder / 'warm_up'))  # for the imports
     begin = time.monotonic()
     process = start(train, folder / 'output', config, *OPTIONS, 'default_hooks.checkpoint.max_keep_ckpts=-1')
-    while process.is_alive() and not (folder / 'work/iter_3.pth').exists():
-        time.sleep(0.01)
+    wait_until(lambda: not process.is_alive() or (folder / 'work/iter_3.pth').exists(), 'the first checkpoint')
     seconds = time.monotonic() - begin
-    process.join()
+    exitcode = wait(process)
     printed = (folder / 'output').read_text()
-    assert process.exitcode == 0, printed[-3000:]
+    assert exitcode == 0, printed[-3000:]
     assert len(logged(printed)) == ITERATIONS
     return SimpleNamespace(config=config, folder=folder / 'work', seconds=seconds, logged=logged(printed))
 
@@ -160,10 +122,10 @@ def test_kills_at_random_moments(tmp_path, whole):
     while phases.total() < KILLS:
         process = start(train, tmp_path / 'output', whole.config, '--work-dir', folder, *options)
         process.join(moments.uniform(0, 2 * whole.seconds))
-        ended = process.exitcode is not None
         kill(process)
+        ended = process.exitcode == 0  # which it may have done just before the kill
         printed = (tmp_path / 'output').read_text() if (tmp_path / 'output').exists() else ''
-        assert process.exitcode == (0 if ended else -signal.SIGKILL), printed[-3000:]
+        assert ended or process.exitcode == -signal.SIGKILL, printed[-3000:]
         assert logged(printed).items() <= whole.logged.items()
         newest, before = check(), newest
         assert newest >= before
@@ -175,9 +137,8 @@ def test_kills_at_random_moments(tmp_path, whole):
             assert len(list(folder.glob('iter_*.pth'))) <= 2
             phases[phase(printed, folder)] += 1
         (tmp_path / 'output').unlink(missing_ok=True)
-    process = start(train, tmp_path / 'output', whole.config, '--work-dir', folder, *options)
-    process.join()
-    assert process.exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
+    exitcode = wait(start(train, tmp_path / 'output', whole.config, '--work-dir', folder, *options))
+    assert exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
     assert check() == ITERATIONS
     assert names(folder) == [f'iter_{ITERATIONS}.pth']
     assert (folder / 'last_checkpoint').read_text() == str(folder / f'iter_{ITERATIONS}.pth')
@@ -255,9 +216,8 @@ def train_toy(folder: Path, at: Callable[[], None] | None = None, number: int = 
 def toy(tmp_path_factory):
     """All checkpoints of an uninterrupted training of the toy."""
     folder = tmp_path_factory.mktemp('toy')
-    process = start(train_toy, folder / 'output', folder / 'work')
-    process.join()
-    assert process.exitcode == 0, (folder / 'output').read_text()
+    exitcode = wait(start(train_toy, folder / 'output', folder / 'work'))
+    assert exitcode == 0, (folder / 'output').read_text()
     return folder / 'work'
 
 
@@ -289,12 +249,11 @@ def fill_disk() -> None:
 def test_kill_at_every_step_of_saving(tmp_path, toy):
     folder, done = tmp_path / 'work', 0
     for step in itertools.chain([40], itertools.count(1)):  # after two savings at each step of one, until it ends
-        process = start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, end_process, step)
-        process.join()
-        assert process.exitcode in (-signal.SIGKILL, 0), (tmp_path / 'output').read_text()[-3000:]
+        exitcode = wait(start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, end_process, step))
+        assert exitcode in (-signal.SIGKILL, 0), (tmp_path / 'output').read_text()[-3000:]
         done, before = check_toy(folder, toy), done
         assert done >= before
-        if process.exitcode == 0:
+        if exitcode == 0:
             break
     assert step > 20
     assert done == 40
@@ -306,10 +265,9 @@ def test_kill_at_every_step_of_saving(tmp_path, toy):
 def test_checkpoints_of_one_name_elsewhere(tmp_path, toy):
     """Each overwrites the last one, which must not count as outdated; --resume finds them by `last_checkpoint`."""
     folder, hook = tmp_path / 'work', {'filename_tmpl': 'last.pth', 'out_dir': f'{tmp_path}/elsewhere'}
-    for step, exitcode in ((40, -signal.SIGKILL), (0, 0)):
+    for step, expected in ((40, -signal.SIGKILL), (0, 0)):
         process = start(partial(train_toy, max_keep_ckpts=1, **hook), tmp_path / 'output', folder, end_process, step)
-        process.join()
-        assert process.exitcode == exitcode, (tmp_path / 'output').read_text()[-3000:]
+        assert wait(process) == expected, (tmp_path / 'output').read_text()[-3000:]
         assert latest_checkpoint(folder) == f'{tmp_path}/elsewhere/work/last.pth'
         done = check_toy(folder, toy)
     assert done == 40
@@ -337,17 +295,15 @@ def test_every_config_has_the_hook(tmp_path, kind):
 )
 def test_full_disk_while_saving(tmp_path, toy, step, left):
     folder = tmp_path / 'work'
-    process = start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, fill_disk, step)
-    process.join()
+    exitcode = wait(start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, fill_disk, step))
     printed = (tmp_path / 'output').read_text()
-    assert process.exitcode == 1, printed[-3000:]
+    assert exitcode == 1, printed[-3000:]
     assert names(folder) == left
     assert check_toy(folder, toy) == (int(left[-1][5:-4]) if left else 0)
     advice = f'go on from {folder / left[-1]} with --resume' if left else 'start again: there is no checkpoint yet'
     assert f'could not write to {folder} any more (File too large). Make room there, then {advice}' in printed
-    process = start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder)
-    process.join()
-    assert process.exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
+    exitcode = wait(start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder))
+    assert exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
     assert check_toy(folder, toy) == 40
     assert {'best_score_iter_40.pth', 'iter_40.pth'} <= {*names(folder)}
 
@@ -356,10 +312,9 @@ def test_full_disk_is_one_message(tmp_path, whole):
     size = (whole.folder / 'iter_3.pth').stat().st_size
     options = [whole.config, '--work-dir', tmp_path / 'work', '--resume', *OPTIONS, 'train_cfg.max_iters=6']
 
-    def outcome(function: Callable) -> tuple[int | None, str]:
-        process = start(function, tmp_path / 'output', *options)
-        process.join()
-        return process.exitcode, (tmp_path / 'output').read_text()
+    def outcome(function: Callable) -> tuple[int, str]:
+        exitcode = wait(start(function, tmp_path / 'output', *options))
+        return exitcode, (tmp_path / 'output').read_text()
 
     assert outcome(train)[0] == 0
     os.truncate(tmp_path / 'work/iter_6.pth', size // 3)  # as a kill leaves it that hits another runner
@@ -374,63 +329,45 @@ def test_full_disk_is_one_message(tmp_path, whole):
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def processes(word: str) -> list[int]:
-    """Those with a word in their command line, the oldest first."""
-    found = []
-    for path in Path('/proc').glob('[0-9]*'):
-        try:
-            if word in (path / 'cmdline').read_text():
-                found.append((int((path / 'stat').read_text().rpartition(')')[2].split()[19]), int(path.name)))
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            pass
-    return [pid for _, pid in sorted(found)]
-
-
-def train_rank(rank: int, port: int, *arguments: object) -> None:
-    """What dist_train.sh starts, as one of two."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    train(*arguments)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
-
-
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='finds processes as Linux shows them')
 def test_loss_of_a_process_ends_all_and_resumes(tmp_path, whole):
     folder = tmp_path / 'work'
     options = ['--work-dir', folder, '--resume', '--launcher', 'pytorch', *OPTIONS, 'train_cfg.val_interval=10000']
     command = [ROOT / 'tools/dist_train.sh', whole.config, 2, *options, 'train_cfg.max_iters=10000']
-    environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': f'{free_port()}'}
-    with (tmp_path / 'output').open('w') as output:
+    with free_port() as port, (tmp_path / 'output').open('w') as output:
+        environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': f'{port}', 'OMP_NUM_THREADS': '1'}
         launcher = subprocess.Popen([*map(str, command)], stdout=output, stderr=output, env=environment)
-    try:
-        while not (folder / 'iter_3.pth').exists() and launcher.poll() is None:
-            time.sleep(0.1)
-        ranks = [pid for pid in processes(str(folder)) if b'\0RANK=1\0' in Path(f'/proc/{pid}/environ').read_bytes()]
-        os.kill(ranks[0], signal.SIGKILL)  # the others are its data loader's
-        assert launcher.wait(120) != 0
-    finally:
-        launcher.terminate()
-    last = (tmp_path / 'output').read_text().splitlines()[-1]
+        try:
+            wait_until(lambda: launcher.poll() is not None or (folder / 'iter_3.pth').exists(), 'the first checkpoint')
+            assert launcher.poll() is None, (tmp_path / 'output').read_text()[-3000:]
+            os.kill(processes(str(folder), 'RANK=1')[0], signal.SIGKILL)  # the others are its data loader's
+            assert launcher.wait(LIMIT) != 0
+            last = (tmp_path / 'output').read_text().splitlines()[-1]
+            wait_until(lambda: not processes(str(folder)), 'the end of all processes')
+        finally:
+            for pid in processes(str(folder)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            launcher.wait()
     assert last == 'process 1 was killed (SIGKILL), as the system does when memory runs out'
-    for _ in range(600):
-        if not processes(str(folder)):
-            break
-        time.sleep(0.1)
-    assert not processes(str(folder))
 
     done = read_checkpoint(latest_checkpoint(folder))['meta']['iter']
-    port = free_port()
     options += [f'train_cfg.max_iters={done + 4}']
-    ranks = [start(train_rank, tmp_path / f'output{rank}', rank, port, whole.config, *options) for rank in (0, 1)]
-    for process in ranks:
-        process.join()
+    with free_port() as port:
+        ranks = [
+            start(
+                train, tmp_path / f'output{rank}', whole.config, *options,
+                RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=f'{port}',
+            )
+            for rank in '01'
+        ]  # fmt: skip
+        try:
+            ended = [wait(process) for process in ranks]
+        finally:
+            for process in ranks:
+                kill(process)
     printed = (tmp_path / 'output0').read_text()
-    assert [process.exitcode for process in ranks] == [0, 0], printed[-3000:]
+    assert ended == [0, 0], printed[-3000:]
     assert f'resumed epoch: 0, iter: {done}\n' in printed
     assert (folder / f'iter_{done + 4}.pth').exists()
 
