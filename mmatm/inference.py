@@ -10,7 +10,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import list_from_file
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
@@ -19,6 +18,7 @@ from mmatm.checkpoint import fill_model, read_checkpoint
 from mmatm.config import innermost_dataset, start_from_scratch
 from mmatm.data_check import check_pictures
 from mmatm.errors import InputError
+from mmatm.quiet import init_weights
 
 _SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
@@ -44,11 +44,7 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     meta = {}
     if checkpoint is None:
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel('WARNING')  # MMEngine tells of each parameter
-        model.init_weights()
-        logger.setLevel(level)
+        init_weights(model)
     else:
         read = read_checkpoint(checkpoint)
         meta = read.get('meta', {})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmatm.config import ATMNET_TYPES, walk
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
+from mmatm.quiet import init_weights
 
 # Few models need more than the first: fixed crops, extra levels without padding.
 SIZES = (128, 512)
@@ -118,7 +119,7 @@ def _build(model_cfg: ConfigDict) -> nn.Module:
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     for progress in ('epoch', 'iter'):  # which some losses ask for
         MessageHub.get_current_instance().update_info(progress, 0)
-    model.init_weights()  # some heads give boxes without a size before
+    init_weights(model)  # some heads give boxes without a size before
     return model
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch.testing import assert_close
@@ -437,15 +438,20 @@ def project(tmp_path, shapes):
 def test_a_users_project(project, tool):
     out = project / 'deeper/my_atmnet.py'
     out.parent.mkdir()
-    environment = {'PYTHONPATH': str(project)}
+    environment = {'PYTHONPATH': f'{project}:{ROOT}', 'COLUMNS': '120'}
     told = tool('swap_backbone.py', project / 'my_config.py', '--arch', 'xt', '--out', out, '--check', **environment)
     for words in (
         'model.auxiliary_head.in_channels: 1024 -> 320',
         'weights of a model with the backbone before',
         'frozen_stages=1, norm_cfg of SyncBN went with ResNetV1c',
-        'ran on pictures of 128x128; loss ',
     ):
         assert words in told
+    lines = told.splitlines()
+    first = lines.index('model.backbone: ResNetV1c -> mmatm.ATMNet')
+    assert first < lines.index(f'wrote {out}') == len(lines) - 2
+    assert 'ran on pictures of 128x128; loss ' in lines[-1]
+    assert len(lines) <= 50, told
+    assert max(map(len, lines[first:])) <= 120
     text = out.read_text()
     assert "_base_ = '../my_config.py'" in text
     assert (

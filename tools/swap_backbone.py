@@ -2,6 +2,9 @@
 """Writes a config that inherits another one and has ATMNet as its backbone, and says what changed and why."""
 
 import argparse
+import shutil
+import textwrap
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,25 @@ from mmatm.command_line import run
 from mmatm.config import load_config
 from mmatm.errors import InputError
 from mmatm.model_check import ModelCheckError, check_model
-from mmatm.swap import base_name, swap_backbone, swapped_text
+from mmatm.swap import Swap, base_name, swap_backbone, swapped_text
+
+
+def account(swap: Swap) -> str:
+    """What the user has to know, and what changed, with the reason below the changes that have it in common."""
+    lines = [f'note: {note}' for note in swap.notes]
+    for why, changes in groupby(swap.changes, lambda change: change.why):
+        lines += [f'{change.name}: {brief(change.old)} -> {brief(change.new)}' for change in changes]
+        lines.append(f'    {why}')
+    columns = shutil.get_terminal_size((120, 24)).columns
+    return '\n'.join(textwrap.fill(line, columns, subsequent_indent=' ' * 6) for line in lines)
 
 
 def brief(value: Any) -> str:
     """A value in a few words."""
     if isinstance(value, dict):
         return value.get('type') or f'{len(value)} entries'
-    return str(value)
+    words = str(value)
+    return words if len(words) <= 60 else f'{words[:57]}...'
 
 
 def main() -> None:
@@ -39,16 +53,16 @@ def main() -> None:
     if out.exists() and out.read_text() != text:
         raise InputError(f'{out} is there already, with something else in it; name another file with --out')
     out.write_text(text)
-    for change in swap.changes:
-        print(f'{change.name}: {brief(change.old)} -> {brief(change.new)} ({change.why})')
-    for note in swap.notes:
-        print(f'note: {note}')
-    print(f'wrote {out}')
-    if args.check:
-        try:
-            print(check_model(load_config(str(out))))
-        except ModelCheckError as error:
-            raise InputError(f'{out} was written, but the model fails at {error}') from error
+    verdict = None
+    try:
+        if args.check:
+            verdict = check_model(load_config(str(out)))
+    except ModelCheckError as error:
+        raise InputError(f'{out} was written, but the model fails at {error}') from error
+    finally:  # below what the model's parts had to say
+        print(account(swap), f'wrote {out}', sep='\n')
+    if verdict:
+        print(verdict)
 
 
 if __name__ == '__main__':
