@@ -4,20 +4,23 @@ from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import find_spec
 
-from mmengine.config.utils import MODULE2PACKAGE
-
 _MINIMUM_VERSIONS = {'torch': (2, 6), 'mmengine': (0, 10), 'onedl-mmengine': (0, 10)}
 _UPSTREAM = ('mmengine', 'mmcv', 'mmcv-lite', 'mmcv-full', 'mmdet', 'mmsegmentation', 'mmpretrain')
 _FORKS = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
 
 
 def check_stack() -> None:
-    """Refuses packages that are too old, and toolboxes of both families in one environment.
+    """Refuses an environment without MMEngine, with packages that are too old, or with toolboxes of both families.
 
     Raises:
         RuntimeError: It is not an ImportError because MMEngine's registries swallow those and then only say that
             `mmatm.ATMNet` is not registered.
     """
+    if find_spec('mmengine') is None:
+        raise RuntimeError(
+            'mmatm needs MMEngine, of which there are two: pip install mmengine, or onedl-mmengine beside the forks of '
+            'the toolboxes'
+        )
     upstream, forks = _installed(_UPSTREAM), _installed(_FORKS)
     if upstream and forks:
         raise RuntimeError(
@@ -34,6 +37,8 @@ def check_stack() -> None:
 
 def find_forks_configs() -> None:
     """Makes MMEngine find configs like `mmseg::...` of the forks, for which it has upstream's package name only."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
     for module, package in MODULE2PACKAGE.items():
         # It takes a module's name too.
         if module != package and not _installed([package]) and find_spec(module) is not None:

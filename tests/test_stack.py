@@ -14,7 +14,9 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from packaging.requirements import Requirement
 
+import mmatm.stack
 from mmatm.checkpoint import read_checkpoint
 from mmatm.config import load_config
 from mmatm.errors import InputError
@@ -110,6 +112,18 @@ def test_two_families_in_one_environment_are_refused(monkeypatch, tmp_path):
     ) as error:
         check_stack()
     assert 'onedl-mmpretrain' in str(error.value)
+
+
+def test_without_mmengine_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(mmatm.stack, 'find_spec', lambda name: None)
+    with pytest.raises(RuntimeError, match='pip install mmengine, or onedl-mmengine'):
+        check_stack()
+
+
+def test_pip_installs_no_toolbox_beside_the_users():
+    """Of two families with the same import names pip would take the wrong one."""
+    needed = [Requirement(text) for text in metadata.requires('mmatm')]
+    assert {one.name for one in needed if one.marker is None} == {'torch', 'numpy'}
 
 
 # Loading
