@@ -10,6 +10,9 @@ from mmengine.config import Config, DictAction
 
 from mmatm.config import load_config
 from mmatm.errors import InputError
+from mmatm.quiet import silence
+
+silence()  # here, as worker processes that are spawned import the command again
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:

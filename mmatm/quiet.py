@@ -1,14 +1,15 @@
 """Keeps out of what the commands print what the toolboxes say of themselves and a user can do nothing about."""
 
+import logging
 import os
 import re
 import sys
 import warnings
 from dataclasses import dataclass
-from logging import LogRecord
 from typing import Any
 
-from mmengine.logging import MMLogger
+import mmengine.logging
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import BaseModule
 
 
@@ -36,14 +37,17 @@ KNOWN = (
     # The heads of mmsegmentation build their losses so.
     Known('``build_loss`` would be deprecated soon', _TOOLBOXES),
     # The mean that all published models have; it is said even if the config asks for it.
-    Known('Default ``avg_non_ignore`` is False', r'mmseg\.models\.losses\.cross_entropy_loss'),
+    Known('Default ``avg_non_ignore`` is False', r'(mmdet|mmseg)\.models\.losses\.cross_entropy_loss'),
     # The toolbox's base configs have this hook, and it is for drawing when asked.
     Known('The draw is False', r'mmseg\.engine\.hooks\.visualization_hook'),
     # PyTorch's, of how DETR's relatives make their grids.
-    Known('torch.meshgrid: in an upcoming release', _TOOLBOXES),
-    # MMEngine's own hooks use what MMEngine deprecates.
-    Known('"FileClient" will be deprecated', r'mmengine\.hooks\..*'),
-    Known('"HardDiskBackend" is the alias', r'mmengine\.hooks\..*'),
+    Known(r'torch\.meshgrid: in an upcoming release', _TOOLBOXES),
+    # PyTorch's, of how parts of mmdet copy numbers and go back to float32.
+    Known('To copy construct from a tensor, it is recommended', _TOOLBOXES),
+    Known(r'`torch\.cuda\.amp\.\w+\(args\.\.\.\)` is deprecated', _TOOLBOXES, FutureWarning),
+    # MMEngine uses itself what it deprecates.
+    Known('"FileClient" will be deprecated', _TOOLBOXES),
+    Known('"HardDiskBackend" is the alias', _TOOLBOXES),
     # The metric's results have their own names, mIoU among them.
     Known(r'The prefix is not set in metric class IoUMetric\.', r'mmengine\.evaluator\.metric'),
     # How MMEngine looks up its own functions that join samples to a batch; the toolboxes have no such registry.
@@ -51,13 +55,15 @@ KNOWN = (
         r'Failed to search registry with scope "(mmdet|mmpretrain|mmseg)" in the "function" registry tree',
         r'mmengine\.registry\.registry',
     ),
+    # The forks' debug line on a package of their own, which is printed as it names no logger.
+    Known('Could not import OneDL', _TOOLBOXES),
     # The user may choose the threads; all processes say the same.
     Known(r'Setting (MKL|OMP)_NUM_THREADS', r'mmengine\.utils\.dl_utils\.setup_env', first_process=True),
 )
 # What stands between who causes a warning and its being printed.
 _BETWEEN = re.compile(
-    r'(warnings|_py_warnings|logging|importlib|pkg_resources|mmengine\.logging|mmengine\.fileio|mmseg\.models\.builder|'
-    r'torch\.functional|mmatm\.quiet)(\..*)?|'
+    r'(warnings|_py_warnings|typing_extensions|logging|importlib|pkg_resources|torch|mmengine\.logging|mmengine\.fileio|'
+    r'mmseg\.models\.builder|mmatm\.quiet)(\..*)?|'
     r'_frozen_importlib(_external)?'
 )
 
@@ -75,11 +81,16 @@ def silence() -> None:
         if not _is_known(str(message), category):
             show(message, category, *args, **kwargs)
 
+    def print_unknown(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or not _is_known(str(msg), UserWarning):
+            print_log(msg, logger, level)
+
     warnings.showwarning = show_unknown
     MMLogger.filter = _filter_log
+    mmengine.logging.print_log = print_unknown  # for what is imported from now on
 
 
-def _filter_log(logger: MMLogger, record: LogRecord) -> bool | LogRecord:
+def _filter_log(logger: MMLogger, record: logging.LogRecord) -> bool | logging.LogRecord:
     known = record.levelname == 'WARNING' and _is_known(record.getMessage(), UserWarning)
     return not known and super(MMLogger, logger).filter(record)
 
@@ -117,5 +128,5 @@ def init_weights(model: BaseModule) -> None:
         logger.removeFilter(_no_dump)
 
 
-def _no_dump(record: LogRecord) -> bool:
+def _no_dump(record: logging.LogRecord) -> bool:
     return (record.module, record.funcName) != ('base_module', '_dump_init_info')

@@ -450,7 +450,7 @@ def test_a_users_project(project, tool):
     first = lines.index('model.backbone: ResNetV1c -> mmatm.ATMNet')
     assert first < lines.index(f'wrote {out}') == len(lines) - 2
     assert 'ran on pictures of 128x128; loss ' in lines[-1]
-    assert len(lines) <= 50, told
+    assert len(lines) <= 24, told
     assert max(map(len, lines[first:])) <= 120
     text = out.read_text()
     assert "_base_ = '../my_config.py'" in text
