@@ -1,8 +1,10 @@
 """Shared by the tests: a small data set of shapes, a small config on it, and the commands of tools/."""
 
+import contextlib
 import functools
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,16 +17,11 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
-import mmengine.config.utils
-
+import quick  # noqa: F401
+from forked import LIMIT, ROOT, run_tool, start, wait
 from mmatm.config import load_config
 from mmatm.inference import load_model
 from mmatm.shapes import write_shapes
-
-# It reads all model indices of a toolbox for each config that inherits from it.
-mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
-
-ROOT = Path(__file__).parents[1]
 
 SEGMENTOR = """
 _base_ = '{root}/configs/upernet_atmnet_mini_shapes.py'
@@ -106,23 +103,42 @@ def config(tmp_path: Path, shapes: Path) -> Path:
 
 
 @pytest.fixture(scope='session')
-def tool() -> Callable[..., str]:
-    """Runs a command of tools/ in a process of its own and returns what it printed."""
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs a command of tools/ in a process of its own and returns what it printed.
 
-    def run(name: str, *arguments: object, fails: bool = False, **environment: str) -> str:
-        interpreter = [] if name.endswith('.sh') else [sys.executable]
-        done = subprocess.run(
-            [*interpreter, str(ROOT / 'tools' / name), *map(str, arguments)],
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode != 0) == fails, done.stdout
-        return done.stdout
+    Python's are forked from a process that has imported all they need, unless `fresh`.
+    """
+    folder = tmp_path_factory.mktemp('tool')
+
+    def run(name: str, *arguments: object, fails: bool = False, fresh: bool = False, **environment: str) -> str:
+        if fresh or name.endswith('.sh'):
+            code, printed = run_apart(name, arguments, environment)
+        else:
+            code = wait(start(run_tool, folder / 'output', name, *map(str, arguments), **environment))
+            printed = (folder / 'output').read_text()
+        assert (code != 0) == fails, printed
+        return printed
 
     return run
+
+
+def run_apart(name: str, arguments: tuple, environment: dict[str, str]) -> tuple[int, str]:
+    """Exit status of a command as a user runs it, and what it printed."""
+    interpreter = [] if name.endswith('.sh') else [sys.executable]
+    process = subprocess.Popen(
+        [*interpreter, str(ROOT / 'tools' / name), *map(str, arguments)],
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = process.communicate(timeout=LIMIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # there may be more in its session than itself
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, printed
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import quick  # noqa: F401
+
 ROOT = Path(__file__).parents[1]
 LIMIT = 900  # seconds, after which what is waited for is taken to hang
 

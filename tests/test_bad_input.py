@@ -56,7 +56,8 @@ def test_missing_start_weights(error_of, tmp_path):
 
 
 def test_from_scratch_is_instead_of_the_configs_start_weights_only(config, error_of, tmp_path):
-    options = '--work-dir', tmp_path / 'work', '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/absent'
+    options = f'train_dataloader.dataset.data_root={tmp_path}/absent', 'model.backbone.arch=xt'
+    options = '--work-dir', tmp_path / 'work', '--cfg-options', *options
     # No word of the classifier at 224 that it would start from; the data is looked for next.
     assert 'absent' in error_of('train.py', ROOT / 'configs/atmnet_l_384_in1k.py', '--from-scratch', *options)
     message = error_of('train.py', config, '--from-scratch', '--resume', tmp_path / 'weights.pth')

@@ -12,6 +12,7 @@ from PIL import Image
 
 import golden_data
 import stand_ins
+from forked import free_port
 from mmatm.checkpoint import read_checkpoint
 
 
@@ -27,11 +28,17 @@ def training(tmp_path_factory, shapes, tool):
 
 
 @pytest.fixture
+def port():
+    with free_port() as number:
+        yield f'{number}'
+
+
+@pytest.fixture
 def trained(training):
     return training[1]
 
 
-def test_train_test_and_distributed_test(config, tmp_path, tool, training):
+def test_train_test_and_distributed_test(config, tmp_path, tool, training, port):
     output, checkpoint = training
     assert (checkpoint.parent / 'last_checkpoint').read_text() == str(checkpoint)
 
@@ -41,7 +48,7 @@ def test_train_test_and_distributed_test(config, tmp_path, tool, training):
     assert miou(alone) == miou(output)
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 6
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 6
-    assert miou(tool('dist_test.sh', config, checkpoint, 2, PORT='29511')) == miou(alone)
+    assert miou(tool('dist_test.sh', config, checkpoint, 2, PORT=port)) == miou(alone)
     assert 'mIoU' in tool('test.py', config, checkpoint, '--tta', '--out', tmp_path / 'predictions.pkl')
     assert (tmp_path / 'predictions.pkl').stat().st_size > 0
     drawn = tool('draw_segmentation.py', config, checkpoint, '--count', 2)
@@ -49,9 +56,9 @@ def test_train_test_and_distributed_test(config, tmp_path, tool, training):
         assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 100
 
 
-def test_distributed_training_with_sync_bn(config, tmp_path, tool):
+def test_distributed_training_with_sync_bn(config, tmp_path, tool, port):
     options = '--amp', '--auto-scale-lr', '--cfg-options', 'train_cfg.max_iters=2'
-    output = tool('dist_train.sh', config, 2, *options, PORT='29512')
+    output = tool('dist_train.sh', config, 2, *options, PORT=port)
     assert 'GPU number: 2' in output
     assert 'no CUDA here: training in float32 instead of mixed precision' in output
     assert 'based on batch size of 8 and the current batch size is 8' in output
@@ -59,7 +66,7 @@ def test_distributed_training_with_sync_bn(config, tmp_path, tool):
 
 
 @pytest.mark.parametrize('name', ['train', 'test'])
-def test_slurm(config, tmp_path, tool, trained, name):
+def test_slurm(config, tmp_path, tool, trained, name, port):
     """With stand-ins of Slurm's commands that start the tasks on this machine."""
     commands = tmp_path / 'bin'
     commands.mkdir()
@@ -74,7 +81,7 @@ def test_slurm(config, tmp_path, tool, trained, name):
     )
     for command in commands.iterdir():
         command.chmod(0o755)
-    environment = {'PATH': f'{commands}:{os.environ["PATH"]}', 'GPUS': '2', 'PORT': '29513'}
+    environment = {'PATH': f'{commands}:{os.environ["PATH"]}', 'GPUS': '2', 'PORT': port}
     if name == 'train':
         last = tmp_path / 'elsewhere'
         options = ('--cfg-options', 'train_cfg.max_iters=2')
@@ -101,14 +108,14 @@ def test_resume_without_a_fixed_seed_takes_up_the_first_runs(config, tmp_path, t
 
 
 def test_make_shapes(tmp_path, tool):
-    output = tool('make_shapes.py', tmp_path / 'shapes', '--count', 4, '--size', 32)
+    output = tool('make_shapes.py', tmp_path / 'shapes', '--count', 4, '--size', 32, fresh=True)
     assert '4 pictures for training, 1 for validation' in output
     assert len(list((tmp_path / 'shapes/coco/train2017').glob('*.jpg'))) == 4
 
 
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
 def test_help(name, tool):
-    assert 'usage' in tool(name, '--help')
+    assert 'usage' in tool(name, '--help', fresh=True)
 
 
 @pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
@@ -147,8 +154,8 @@ def test_old_layout_is_tested_directly(config, tmp_path, tool):
     assert 'not used by this model' not in output
 
 
-def test_distributed_refusal_is_one_message(config, tool, tmp_path):
-    output = tool('dist_test.sh', config, tmp_path / 'absent.pth', 2, fails=True, PORT='29514')
+def test_distributed_refusal_is_one_message(config, tool, tmp_path, port):
+    output = tool('dist_test.sh', config, tmp_path / 'absent.pth', 2, fails=True, PORT=port)
     assert output.count('error: there is no checkpoint') == 1
     assert 'Traceback' not in output
 
@@ -169,7 +176,7 @@ def metrics(folder, name):
     return found['metrics'], found['data']['pictures'], found['environment']['processes']
 
 
-def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes, tool):
+def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes, tool, port):
     config = write_config(tmp_path, shapes, DETECTOR)
     output = tool('train.py', config)
     assert 'coco/segm_mAP: ' in output
@@ -177,7 +184,7 @@ def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes
     options = '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0'
     tool('test.py', config, tmp_path / 'work/epoch_1.pth', *options)
     alone = metrics(tmp_path / 'work', 'result_epoch_1.json')
-    tool('dist_test.sh', config, tmp_path / 'work/epoch_1.pth', 2, *options, PORT='29515')
+    tool('dist_test.sh', config, tmp_path / 'work/epoch_1.pth', 2, *options, PORT=port)
     together = metrics(tmp_path / 'work', 'result_epoch_1.json')
     assert (alone[1:], together[1:]) == ((6, 1), (6, 2))
     assert alone[0] == together[0]
@@ -201,5 +208,5 @@ def test_classifier_trains_and_is_the_start_weight_of_a_segmentor(tmp_path, shap
 
 
 def test_get_flops(tool):
-    output = tool('get_flops.py', ROOT / 'configs/atmnet_mini_shapes.py', '--shape', 96, 96)
+    output = tool('get_flops.py', ROOT / 'configs/atmnet_mini_shapes.py', '--shape', 96, 96, fresh=True)
     assert re.search(r'backbone +1\.261 +0\.\d\d\nhead +0\.001 +0\.00\ntotal +1\.262 ', output)
