@@ -100,7 +100,9 @@ class ExactResumeHook(Hook):
         loop = runner.train_loop
         batches = loop.dataloader.batch_sampler
         if isinstance(loop, IterBasedTrainLoop) and isinstance(batches, NumberedBatches):
-            loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, batches, loop.iter)
+            # The forks' MMEngine calls `skip_iter`, upstream's takes and drops as many entries.
+            done = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
+            loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, batches, done)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(_MODEL, runner.seed, get_rank(), runner.iter)
@@ -113,6 +115,9 @@ class _Advanced:
         self._iterator = iterator
         self._batches = batches
         self._done = done
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Does nothing: the sampler skips them."""
 
     def __next__(self) -> Any:
         if self._done:

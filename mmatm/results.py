@@ -1,7 +1,6 @@
 """What a test leaves behind: a small file with its metrics and all that they depend on."""
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import numbers
@@ -15,8 +14,8 @@ from mmengine.logging import print_log
 
 from mmatm.checkpoint import local_file, read_checkpoint
 from mmatm.environment import environment
+from mmatm.stack import FORKS, UPSTREAM, installed
 
-_TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
 # Options that say where the data lies and how it is read, which is nobody else's business.
 _NEUTRAL = ('data_root', 'data_prefix', 'ann_file', 'num_workers', 'persistent_workers', 'randomness.seed')
 
@@ -45,7 +44,6 @@ def write_result(
         The file.
     """
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    versions = {name: _version(name) for name in _TOOLBOXES}
     dataset = cfg.test_dataloader.dataset
     meta = read_checkpoint(checkpoint).get('meta') or {}
     result = dict(
@@ -62,7 +60,7 @@ def write_result(
         metrics={name: float(value) for name, value in metrics.items() if isinstance(value, numbers.Number)},
         finished=_finished(meta, cfg),
         training=summarize_training(Path(checkpoint).parent, cfg, meta.get('iter')),
-        environment={**environment(device), **versions, 'processes': processes},
+        environment={**environment(device), **installed([*UPSTREAM, *FORKS]), 'processes': processes},
         date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     )
     path = Path(cfg.work_dir) / f'result_{Path(checkpoint).stem}{"_tta" if augmented else ""}.json'
@@ -126,10 +124,3 @@ def _finished(meta: dict[str, Any], cfg: Config) -> bool:
 def _sha256(path: str) -> str:
     with local_file(path) as local_path:
         return hashlib.sha256(Path(local_path).read_bytes()).hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -5,8 +5,8 @@ from importlib import metadata
 from importlib.util import find_spec
 
 _MINIMUM_VERSIONS = {'torch': (2, 6), 'mmengine': (0, 10), 'onedl-mmengine': (0, 10)}
-_UPSTREAM = ('mmengine', 'mmcv', 'mmcv-lite', 'mmcv-full', 'mmdet', 'mmsegmentation', 'mmpretrain')
-_FORKS = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
+UPSTREAM = ('mmengine', 'mmcv', 'mmcv-lite', 'mmcv-full', 'mmdet', 'mmsegmentation', 'mmpretrain')
+FORKS = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
 
 
 def check_stack() -> None:
@@ -21,14 +21,14 @@ def check_stack() -> None:
             'mmatm needs MMEngine, of which there are two: pip install mmengine, or onedl-mmengine beside the forks of '
             'the toolboxes'
         )
-    upstream, forks = _installed(_UPSTREAM), _installed(_FORKS)
+    upstream, forks = installed(UPSTREAM), installed(FORKS)
     if upstream and forks:
         raise RuntimeError(
             f"this environment has upstream's {', '.join(upstream)} and the forks {', '.join(forks)}, which have the "
             'same import names and overwrite each other. Make a new environment with one of them (tools/setup.sh, or '
             f'STACK=onedl tools/setup.sh), or pip uninstall {" ".join([*upstream, *forks])} and install one anew'
         )
-    for package, found in _installed(_MINIMUM_VERSIONS).items():
+    for package, found in installed(_MINIMUM_VERSIONS).items():
         minimum = _MINIMUM_VERSIONS[package]
         if tuple(int(part) for part in found.split('.')[:2]) < minimum:
             needed = '.'.join(map(str, minimum))
@@ -41,12 +41,12 @@ def find_forks_configs() -> None:
 
     for module, package in MODULE2PACKAGE.items():
         # It takes a module's name too.
-        if module != package and not _installed([package]) and find_spec(module) is not None:
+        if module != package and not installed([package]) and find_spec(module) is not None:
             MODULE2PACKAGE[module] = module
 
 
-def _installed(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
     found = {}
     for package in packages:
         try:

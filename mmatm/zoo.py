@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
@@ -27,6 +26,7 @@ from mmengine.config import Config
 from mmatm.config import installed_configs, load_config
 from mmatm.errors import InputError
 from mmatm.model_check import ModelCheckError, check_model, checked_part
+from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.swap import NoMapsError, base_name, swap_backbone, swapped_text
 from mmatm.version import __version__
 
@@ -46,12 +46,8 @@ OUTCOMES = {
     'refused': 'refused',
     'failed': 'failed',
 }
-# The last ones are optional: some configs need them.
-_PACKAGES = (
-    *('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'),
-    *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain'),
-    *('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2'),
-)
+# Some configs need them.
+_OPTIONAL = ('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2')
 _HEAD = """# ATMNet in every config of mmdet and mmsegmentation
 
 Written by `python tools/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and run": the
@@ -262,10 +258,8 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 def environment() -> str:
     """A line on what the outcomes depend on."""
-    found = []
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f'{package} {importlib.metadata.version(package)}')
+    versions = installed(['torch', *UPSTREAM, *FORKS, *_OPTIONAL])
+    found = [f'{package} {version}' for package, version in versions.items()]
     return f'Seen with mmatm {__version__}, Python {platform.python_version()}, {", ".join(found)}.'
 
 

@@ -11,6 +11,7 @@ from conftest import ROOT
 from mmengine.config import Config
 
 from mmatm.results import read_results, summarize_training, write_result
+from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.tables import find_checkpoint, measured, merge_results, metafile, missing, read_tables, record, render
 
 TABLES = read_tables(ROOT / 'docs/paper_tables.yml')
@@ -164,7 +165,9 @@ def test_result_file_holds_no_paths(tmp_path):
     (unfinished,) = read_results(tmp_path)
     assert not unfinished['finished']
     assert found['config'] == 'upernet_atmnet_mini_shapes'
-    assert found['environment']['mmsegmentation'] == '1.2.2'
+    versions = installed([*UPSTREAM, *FORKS])
+    assert len(versions) == 5
+    assert versions.items() <= found['environment'].items()
     assert found['metrics'] == {'mIoU': 1.5}
     assert str(tmp_path) not in path.read_text()
     assert '/home' not in path.read_text()
