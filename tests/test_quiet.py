@@ -1,5 +1,8 @@
 """What the commands keep out of their output, and what they must not."""
 
+import os
+import subprocess
+import sys
 import types
 import warnings
 
@@ -143,15 +146,42 @@ def test_commands_show_what_is_the_users(tmp_path, config, tool):
     output = tool(*arguments, **environment, PYTHONWARNINGS='')
     assert 'a warning of mine' in output
     assert 'a line of mine' in output
-    assert output.count('Warning: ') == 1, output
+    assert output.count('UserWarning: ') == 1, output
     output = tool(*arguments, **environment, PYTHONWARNINGS='default')
     assert 'a warning of mine' in output
     assert '``avg_non_ignore``' in output
 
 
-def test_worker_processes_that_are_spawned(tmp_path, config, tool):
-    """They import the command again, where forked ones have its settings."""
-    arguments = '--cfg-options', 'env_cfg.mp_cfg.mp_start_method=spawn', 'train_dataloader.num_workers=1'
-    output = tool('train.py', config, *arguments, 'train_cfg.max_iters=1', 'train_cfg.val_interval=9')
-    assert 'Warning: ' not in output
-    assert ' - WARNING - ' not in output
+WORKER = """
+import multiprocessing
+import warnings
+
+from mmatm.command_line import run
+
+def work():
+    exec("import warnings; warnings.warn('The draw is False')", {'__name__': 'mmseg.engine.hooks.visualization_hook'})
+    warnings.warn('of my data set')
+
+def main():
+    for method in ('fork', 'spawn'):
+        worker = multiprocessing.get_context(method).Process(target=work)
+        worker.start()
+        worker.join()
+
+if __name__ == '__main__':
+    run(main)
+"""
+
+
+def test_worker_processes(tmp_path):
+    """Forked ones have the command's settings, spawned ones import it again."""
+    (tmp_path / 'command.py').write_text(WORKER)
+    done = subprocess.run(
+        [sys.executable, tmp_path / 'command.py'],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'PYTHONWARNINGS': ''},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count('UserWarning: of my data set') == 2
+    assert 'The draw' not in done.stderr
