@@ -143,11 +143,11 @@ def test_commands_show_what_is_the_users(tmp_path, config, tool):
     config.write_text(config.read_text() + "custom_imports = dict(imports=['my_noise'])\n")
     arguments = 'get_flops.py', config, '--shape', 64, 64
     environment = {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
-    output = tool(*arguments, **environment, PYTHONWARNINGS='')
+    output = tool(*arguments, fresh=True, **environment, PYTHONWARNINGS='')
     assert 'a warning of mine' in output
     assert 'a line of mine' in output
     assert output.count('UserWarning: ') == 1, output
-    output = tool(*arguments, **environment, PYTHONWARNINGS='default')
+    output = tool(*arguments, fresh=True, **environment, PYTHONWARNINGS='default')
     assert 'a warning of mine' in output
     assert '``avg_non_ignore``' in output
 
