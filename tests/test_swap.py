@@ -439,7 +439,8 @@ def test_a_users_project(project, tool):
     out = project / 'deeper/my_atmnet.py'
     out.parent.mkdir()
     environment = {'PYTHONPATH': f'{project}:{ROOT}', 'COLUMNS': '120'}
-    told = tool('swap_backbone.py', project / 'my_config.py', '--arch', 'xt', '--out', out, '--check', **environment)
+    arguments = project / 'my_config.py', '--arch', 'xt', '--out', out, '--check'
+    told = tool('swap_backbone.py', *arguments, fresh=True, **environment)
     for words in (
         'model.auxiliary_head.in_channels: 1024 -> 320',
         'weights of a model with the backbone before',
