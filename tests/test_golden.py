@@ -8,11 +8,7 @@ import golden_data
 from mmatm.checkpoint import own_name
 from mmatm.models import ATMNet
 
-CASES = [
-    pytest.param(name, index, marks=pytest.mark.slow if name == 'xt' and index == 0 else ())
-    for name in ('mini_a', 'mini_b', 'xt')
-    for index in (0, 1)
-]
+CASES = [(name, index) for name in ('mini_a', 'mini_b', 'xt') for index in (0, 1)]
 
 
 @pytest.mark.parametrize(('name', 'index'), CASES)

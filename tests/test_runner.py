@@ -1,5 +1,7 @@
 """The runner on a toy model: resuming, for every kind of loop and sampler."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from torch.utils.data import Dataset
 
 from mmatm.checkpoint import read_checkpoint
 from mmatm.runner import Runner
+
+_numbers = itertools.count()
 
 
 class Noise(Dataset):
@@ -56,7 +60,7 @@ def run(folder, train_cfg, sampler, workers, interval, resume=False):
         default_hooks={
             'checkpoint': {'type': 'CheckpointHook', 'by_epoch': 'max_epochs' in train_cfg, 'interval': interval}
         },
-        experiment_name=f'{folder.name}{resume}',
+        experiment_name=f'toy_to_resume{next(_numbers)}',  # MMEngine keeps loggers and message hubs by this name
         randomness={'seed': None if resume else 5},  # a resumed training takes up the first one's
         log_level='ERROR',
         resume=resume,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 import golden_data
 import stand_ins
-from forked import free_port
+from forked import free_port, kill, run_tool, start, wait
 from mmatm.checkpoint import read_checkpoint
 
 
@@ -31,6 +32,23 @@ def training(tmp_path_factory, shapes, tool):
 def port():
     with free_port() as number:
         yield f'{number}'
+
+
+def two(folder, *commands, port):
+    """Runs two commands of tools/ as the processes of a launcher; returns what the first one printed."""
+    started = []
+    try:
+        for rank, (path, *arguments) in enumerate(commands):
+            environment = {'RANK': f'{rank}', 'LOCAL_RANK': f'{rank}', 'WORLD_SIZE': '2', 'MASTER_PORT': port}
+            output = folder / f'output{rank}'
+            started.append(start(run_tool, output, Path(path).name, *arguments, MASTER_ADDR='127.0.0.1', **environment))
+        ended = [wait(process) for process in started]
+    finally:
+        for process in started:
+            kill(process)
+    printed = (folder / 'output0').read_text()
+    assert ended == [0, 0], printed[-3000:]
+    return printed
 
 
 @pytest.fixture
@@ -67,7 +85,7 @@ def test_distributed_training_with_sync_bn(config, tmp_path, tool, port):
 
 @pytest.mark.parametrize('name', ['train', 'test'])
 def test_slurm(config, tmp_path, tool, trained, name, port):
-    """With stand-ins of Slurm's commands that start the tasks on this machine."""
+    """With stand-ins of Slurm's commands, and of Python, that note the tasks; they are run on this machine."""
     commands = tmp_path / 'bin'
     commands.mkdir()
     (commands / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
@@ -76,19 +94,28 @@ def test_slurm(config, tmp_path, tool, trained, name, port):
         'echo "$@" | tr "\\n" " " >>"$(dirname "$0")/asked"\n'
         'while [[ $1 == --* ]]; do shift; done\n'
         'export SLURM_NTASKS=2 SLURM_JOB_NODELIST=here\n'
-        'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\n'
-        'SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $!\n'
+        'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" && SLURM_PROCID=0 SLURM_LOCALID=0 "$@"\n'
+    )
+    (commands / 'python').write_text(
+        '#!/bin/sh\n'
+        'for name in RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT; do printenv "$name"; done >"$0$RANK"\n'
+        'printf "%s\\n" "$@" >>"$0$RANK"\n'
     )
     for command in commands.iterdir():
         command.chmod(0o755)
-    environment = {'PATH': f'{commands}:{os.environ["PATH"]}', 'GPUS': '2', 'PORT': port}
+    environment = {'PATH': f'{commands}:{os.environ["PATH"]}', 'PYTHON': 'python', 'GPUS': '2', 'PORT': port}
     if name == 'train':
         last = tmp_path / 'elsewhere'
         options = ('--cfg-options', 'train_cfg.max_iters=2')
     else:
         last, options = trained, ()
-    output = tool(f'slurm_{name}.sh', 'gpu', 'job', config, last, *options, **environment)
+    tool(f'slurm_{name}.sh', 'gpu', 'job', config, last, *options, **environment)
     assert '--partition=gpu --job-name=job --gres=gpu:2 --ntasks=2' in (commands / 'asked').read_text()
+    tasks = [(commands / f'python{rank}').read_text().splitlines() for rank in (0, 1)]
+    assert [task[:6] for task in tasks] == [
+        [rank, rank, '2', '127.0.0.1', port, f'{ROOT}/tools/{name}.py'] for rank in '01'
+    ]
+    output = two(tmp_path, *(task[5:] for task in tasks), port=port)
     assert 'GPU number: 2' in output
     assert (tmp_path / 'elsewhere/iter_2.pth').exists() if name == 'train' else miou(output)
 
@@ -184,7 +211,8 @@ def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes
     options = '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0'
     tool('test.py', config, tmp_path / 'work/epoch_1.pth', *options)
     alone = metrics(tmp_path / 'work', 'result_epoch_1.json')
-    tool('dist_test.sh', config, tmp_path / 'work/epoch_1.pth', 2, *options, PORT=port)
+    command = 'test.py', config, tmp_path / 'work/epoch_1.pth', '--launcher', 'pytorch', *options
+    two(tmp_path, command, command, port=port)
     together = metrics(tmp_path / 'work', 'result_epoch_1.json')
     assert (alone[1:], together[1:]) == ((6, 1), (6, 2))
     assert alone[0] == together[0]
