@@ -17,6 +17,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
+from mmengine.utils import ManagerMixin
+
 import quick  # noqa: F401
 from forked import LIMIT, ROOT, run_tool, start, wait
 from mmatm.config import load_config
@@ -74,6 +76,20 @@ train_cfg = dict(max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1))
 work_dir = '{work_dir}'
 """
+
+
+def forget() -> None:
+    """MMEngine keeps loggers, scopes and more by their names: a name of a second is given twice within it."""
+    kinds = [ManagerMixin]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        kind._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    yield
+    forget()
 
 
 @pytest.fixture(scope='session')
@@ -146,6 +162,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> C
     """Runs a command of tools/ in this process, which saves the imports, and returns what it printed."""
 
     def run(name: str, *arguments: object) -> str:
+        forget()
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         capsys.readouterr()
         runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
@@ -159,6 +176,7 @@ def error_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs a command of tools/ that must end with one message, and returns the message."""
 
     def run(name: str, *arguments: object) -> str:
+        forget()
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')

@@ -222,11 +222,12 @@ def test_no_two_configs_resolve_to_the_same():
     assert len(texts) == len(set(texts)) == 48
 
 
-def test_authors_upernet_file_has_every_key(tmp_path):
-    """A stand-in of the authors' UperNet-L file fills the whole model: same keys, same shapes."""
-    backbone = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS['l'], pyramid=True))
-    path = stand_ins.upernet_file(tmp_path / 'l.pth', backbone, ARCHS['l']['channels'], 150, 512, 256)
-    fill(build_on_meta(load('upernet_atmnet_l_ade20k')), path)
+@pytest.mark.parametrize('size', ['xt', pytest.param('l', marks=pytest.mark.slow)])
+def test_authors_upernet_file_has_every_key(tmp_path, size):
+    """A stand-in of the authors' UperNet file fills the whole model: same keys, same shapes."""
+    backbone = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS[size], pyramid=True))
+    path = stand_ins.upernet_file(tmp_path / 'upernet.pth', backbone, ARCHS[size]['channels'], 150, 512, 256)
+    fill(build_on_meta(load(f'upernet_atmnet_{size}_ade20k')), path)
 
 
 def test_authors_imagenet_file_has_every_key(tmp_path):

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 FLAGS = ['-std=c++17', '-g', '-O1', '-Wno-psabi', '-fopenmp', '-DSOURCE_CRC=0u']
 SANITIZERS = ['-fsanitize=address,undefined,float-cast-overflow', '-fno-sanitize-recover=all']
-CASES = 10_000
+CASES = 6_000
 
 
 @pytest.fixture(scope='module')

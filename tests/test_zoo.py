@@ -18,6 +18,7 @@ RUN = [
     'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py',
     'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py',
     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+    'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
     'mmdet::detectors/cascade-rcnn_r50-sac_1x_coco.py',
     'mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py',
     'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py',
@@ -59,10 +60,14 @@ RUN = [
 
 # Several seconds each
 SLOW = {
+    'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
     'mmdet::detectors/cascade-rcnn_r50-sac_1x_coco.py',
     'mmdet::htc/htc_r50_fpn_1x_coco.py',
     'mmdet::masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py',
+    'mmdet::solo/solo_r50_fpn_1x_coco.py',
     'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
+    'mmseg::knet/knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512.py',
+    'mmseg::vit/vit_deit-s16_mln_upernet_8xb2-160k_ade20k-512x512.py',
 }
 
 
