@@ -1,6 +1,7 @@
 """Processes that tests start, wait for and end, however slow or busy the machine is."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -29,6 +30,7 @@ _context.set_forkserver_preload([
 
 
 def _run(function: Callable, output: Path, arguments: tuple, environment: dict[str, str]) -> None:
+    gc.freeze()  # what was imported is no garbage
     os.setsid()  # with the workers that load the data, to be killed with them
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

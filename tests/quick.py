@@ -1,9 +1,11 @@
 """Spares tests what takes the toolboxes and PyTorch long and changes nothing that is tested."""
 
 import functools
+from types import SimpleNamespace
 
 import mmengine.config.config
 import mmengine.config.utils
+import mmengine.dataset.base_dataset
 import mmengine.utils.package_utils
 import torch.utils.data._utils
 
@@ -17,6 +19,9 @@ for _module in (mmengine.config.config, mmengine.utils.package_utils):
 # Configs are laid out three times in each training, which takes longer than the training; tests that run commands in
 # processes of their own have it.
 mmengine.config.config.FormatCode = lambda text, **style: (text, True)
+
+# Each data set has all objects looked through for garbage, which takes longer than to read it.
+mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: 0)
 
 # When loaders go, their workers, which may stand still, are waited for.
 torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
