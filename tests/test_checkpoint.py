@@ -197,13 +197,14 @@ class TakesAttribute:
         return getattr, (HistoryBuffer, '__init__')
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol 4')
 @pytest.mark.parametrize('kind', ['zip', 'legacy', 'pickle', 'getattr'])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(golden, pyramid, tmp_path, kind):
     path, trace = tmp_path / 'evil.pth', tmp_path / 'trace'
     content = {'state_dict': pyramid, 'meta': TakesAttribute() if kind == 'getattr' else RunsCode(trace)}
     message = r'evil\.pth holds more than weights \((posix\.mkdir|builtins\.getattr)\).* It could run code'
     if kind == 'pickle':
-        path.write_bytes(pickle.dumps({**content, 'state_dict': {}}, protocol=2))
+        path.write_bytes(pickle.dumps({**content, 'state_dict': {}}))
         message = r'evil\.pth is damaged or was not written by torch\.save; it was not loaded'
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind != 'legacy')
