@@ -18,7 +18,6 @@ RUN = [
     'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py',
     'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py',
     'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
-    'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
     'mmdet::detectors/cascade-rcnn_r50-sac_1x_coco.py',
     'mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py',
     'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py',
