@@ -2,15 +2,16 @@
 
 import argparse
 import codecs
+import hashlib
 import logging
 import pickle
 import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mmengine.runner.checkpoint
 import numpy as np
@@ -52,7 +53,7 @@ _ALLOWED = [
 torch.serialization.add_safe_globals(_ALLOWED)
 
 
-def load_safely(file: Any, map_location: Any = None) -> Any:
+def load_safely(file: Any, map_location: Any = None, mmap: bool | None = None) -> Any:
     """`torch.load` of plain values, tensors and what is allowed here, whatever others have done to PyTorch's list.
 
     Raises:
@@ -61,7 +62,7 @@ def load_safely(file: Any, map_location: Any = None) -> Any:
     known = torch.serialization.get_safe_globals()
     # What was allowed before stays allowed at the end of the block.
     with torch.serialization.safe_globals([entry for entry in _ALLOWED if entry not in known]):
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
 
 
 # The forks' MMEngine reads a file again with all it holds, code too, if it was refused; and takes what it allowed
@@ -113,7 +114,7 @@ def local_file(path: str) -> Iterator[str]:
             yield local_path
 
 
-def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
+def read_checkpoint(path: str, map_location: Any = 'cpu', digest: bool = False) -> dict:
     """Reads a checkpoint and puts its weights, the averaged (EMA) ones if there are any, under `state_dict`.
 
     A classifier of the authors comes out with MMPretrain's prefixes, as an `ImageClassifier` holds it.
@@ -121,16 +122,18 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
     Args:
         path: A local path; an http address, fetched into torch's cache once; or what MMEngine's file backends read.
         map_location: As `torch.load` takes it.
+        digest: Whether to say the file's SHA-256 too.
 
     Returns:
-        The file's dict with `state_dict`; other containers of weights are gone.
+        The file's dict with `state_dict`, and with `sha256` if asked; other containers of weights are gone.
 
     Raises:
         InputError: The file is missing, cut short, no checkpoint, or holds code; it cannot be fetched.
     """
     try:
-        with local_file(path) as local_path:
-            checkpoint = load_safely(local_path, map_location)
+        with local_file(path) as local_path, Path(local_path).open('rb') as file:
+            sha256 = _sha256(file) if digest else None
+            checkpoint = load_safely(file, map_location)
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f'there is no checkpoint {path}') from None
     except InputError:
@@ -160,7 +163,15 @@ def read_checkpoint(path: str, map_location: Any = 'cpu') -> dict:
             for name, weight in weights.items()
         }
     rest = {key: value for key, value in checkpoint.items() if key not in containers}
-    return {**rest, 'state_dict': weights}
+    return {**rest, 'state_dict': weights, **({'sha256': sha256} if digest else {})}
+
+
+def _sha256(file: BinaryIO) -> str:
+    found = hashlib.sha256()
+    while block := file.read(1 << 22):
+        found.update(block)
+    file.seek(0)
+    return found.hexdigest()
 
 
 def read_backbone(path: str, prefix: str | None = None) -> tuple[dict[str, Tensor], str]:
@@ -207,19 +218,65 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def latest_checkpoint(folder: str) -> str | None:
-    """The newest whole checkpoint of the training in a folder, or None; one cut short by a kill does not count."""
-    paths = [path for path in Path(folder).glob('*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
-    paths.sort(key=lambda path: int(path.stem.split('_')[1]), reverse=True)
-    named = Path(folder) / 'last_checkpoint'  # tells where it is if the config's hook has a filename_tmpl or out_dir
-    text = named.read_text() if named.is_file() else ''
-    if '://' in text and not paths:
-        return text  # written elsewhere than on a disk, whole or not at all
-    if text:
-        paths.append(Path(text))
-    for path in paths:
-        if zipfile.is_zipfile(path):  # the end of the file, written last, is there
-            return str(path)
-    return None
+    """The newest whole checkpoint of the training in a folder, or None if it has none yet.
+
+    That is the one that `last_checkpoint` names; an empty `last_checkpoint` is of a training that has saved nothing.
+    Where that one is cut short or gone, it is the one with most iterations of the same training.
+    """
+    named = Path(folder) / 'last_checkpoint'
+    text = named.read_text().strip() if named.is_file() else None
+    if text == '':
+        return None
+    if text is not None and ('://' in text or _is_whole(text)):  # elsewhere than on a disk whole or not at all
+        return text
+    checkpoints = training_checkpoints(folder)
+    return checkpoints[0][1] if checkpoints else None
+
+
+def checkpoint_to_resume(resume: bool | str | None, load_from: str | None, folder: str) -> str | None:
+    """The checkpoint that a training goes on from, or None if it begins.
+
+    Args:
+        resume: A path; True or `'auto'` for the newest in the folder, if there is one.
+        load_from: With `resume=True`, MMEngine's way to name the checkpoint.
+        folder: The work folder.
+    """
+    if resume is True and load_from:
+        return load_from
+    return latest_checkpoint(folder) if resume in (True, 'auto') else resume or None
+
+
+def training_checkpoints(folder: str) -> list[tuple[int, str]]:
+    """(iterations, path) of the whole checkpoints of the training that saved last in a folder, the newest first."""
+    found = []
+    for path in Path(folder).glob('*.pth'):
+        if re.fullmatch(r'(iter|epoch)_\d+', path.stem) and _is_whole(path):
+            with suppress(InputError):
+                meta = read_meta(str(path))
+                found.append((meta.get('time', ''), meta.get('mmatm', {}).get('training'), meta['iter'], str(path)))
+    if not found:
+        return []
+    _, training, *last = max(found, key=lambda entry: (entry[0], entry[2]))
+    if training is None:  # written by others, who do not say of which training
+        return [tuple(last)]
+    return sorted(((i, path) for _, other, i, path in found if other == training), reverse=True)
+
+
+def _is_whole(path: str | Path) -> bool:
+    return zipfile.is_zipfile(path)  # the end of the file, written last, is there
+
+
+def read_meta(path: str) -> dict:
+    """What a checkpoint on a disk tells of its training; its tensors are not read.
+
+    Raises:
+        InputError: As `read_checkpoint`; or it tells nothing.
+    """
+    try:
+        meta = load_safely(path, 'cpu', mmap=True)['meta']
+        return {**meta, 'iter': int(meta['iter'])}
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(f'{path} does not tell of which training it is ({type(error).__name__})') from None
 
 
 def own_name(authors_name: str) -> str:

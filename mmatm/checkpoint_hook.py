@@ -51,6 +51,9 @@ class CheckpointHook(MMEngineCheckpointHook):
             self.max_keep_ckpts = sys.maxsize  # for a while there is one more, and MMEngine is not to remove it here
         super().before_train(runner)
         self.max_keep_ckpts = limit
+        if runner.iter == 0 and is_main_process():
+            with whole_file(Path(runner.work_dir) / 'last_checkpoint') as path:
+                path.write_text('')  # what is in the folder is of other trainings
         resumed = runner.message_hub.get_info('last_ckpt', None)
         if resumed and self.file_backend.isfile(resumed):
             self.last_ckpt = resumed

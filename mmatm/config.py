@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmatm.archs import short_name
-from mmatm.checkpoint import local_file, published_weights
-from mmatm.download import is_address
 from mmatm.errors import InputError
 
 # How configs name the backbone; the second in the scope mmatm only.
 ATMNET_TYPES = ('mmatm.ATMNet', 'ATMNet')
+
+# The keys, and indices of lists, that lead to an entry of a config.
+Keys = tuple[str | int, ...]
 
 # What has an effect at the top of a config; all else there are variables that other entries were made from.
 _TOP_LEVEL = {
@@ -103,6 +103,20 @@ def walk(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
         yield from walk(value, child)
 
 
+def dicts(node: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict]]:
+    """A config node and all below it, as far as they are dicts, with the keys that lead to them."""
+    if isinstance(node, dict):
+        yield path, node
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in list(entries):
+        yield from dicts(child, (*path, key))
+
+
+def dotted(keys: Keys) -> str:
+    """Keys as `--cfg-options` takes them."""
+    return '.'.join(map(str, keys))
+
+
 def _check_key(cfg: Config, key: str) -> None:
     tree = cfg._cfg_dict.to_dict()
     known = dict(walk(tree))
@@ -128,44 +142,6 @@ def innermost_dataset(dataset: dict) -> dict:
     while isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     return dataset
-
-
-def pretrained_cfgs(cfg: Config) -> list[ConfigDict]:
-    """The dicts of the model that hold an `init_cfg` which loads a file."""
-    model = cfg.get('model') or {}
-    nodes = [model, *(node for _, node in walk(model))]
-    return [
-        node
-        for node in nodes
-        if isinstance(node, dict) and isinstance(node.get('init_cfg'), dict) and 'checkpoint' in node['init_cfg']
-    ]
-
-
-def start_from_scratch(cfg: Config) -> None:
-    """Takes the start weights out of the model's config."""
-    for node in pretrained_cfgs(cfg):
-        del node['init_cfg']  # not None, which for some is no initialisation at all
-
-
-def require_start_weights(cfg: Config) -> None:
-    """Checks that the files which the model starts from are there, and fetches ATMNet's from http addresses.
-
-    Raises:
-        InputError: One is not; says where the authors publish it, and the other ways on. One cannot be fetched.
-    """
-    for node in pretrained_cfgs(cfg):
-        path, is_atmnet = node['init_cfg']['checkpoint'], node.get('type') in ATMNET_TYPES
-        if is_address(path) and is_atmnet:
-            with local_file(path):  # before processes wait for one another, which they do for some minutes only
-                continue
-        if '://' in path or Path(path).is_file():
-            continue
-        size = short_name(node.get('arch')) if is_atmnet else None
-        where = f'{published_weights(f"atmnet_{size}_in1k")}. ' if size else ''
-        raise InputError(
-            f'the start weights {path} are not there. {where}Put the file there, name another one with '
-            '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or train from random weights with --from-scratch'
-        )
 
 
 def fit_to_machine(cfg: Config) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmatm.build import build_model
 from mmatm.errors import InputError
 from mmatm.models.active_token_mixer import ActiveTokenMixer
 
@@ -44,16 +44,6 @@ class Count:
 
     params: int
     flops: int
-
-
-def build_on_meta(cfg: Config) -> nn.Module:
-    """The model of a config, without values in its weights."""
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    try:
-        with torch.device('meta'):  # takes no time
-            return MODELS.build(cfg.model)
-    except RuntimeError:  # a constructor that looks at values, as Swin's
-        return MODELS.build(cfg.model).to('meta')
 
 
 def picture_shape(cfg: Config) -> tuple[int, int]:
@@ -94,7 +84,7 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     """
     if not cfg.get('model'):
         raise InputError('the config has no model')
-    model = build_on_meta(cfg).eval()
+    model = build_model(cfg, 'meta').eval()
     for module in model.modules():
         if isinstance(module, ActiveTokenMixer):
             # Layers with a hook are called one by one, not folded into each other.

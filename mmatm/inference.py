@@ -10,12 +10,13 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import list_from_file
-from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmatm.build import build_model
 from mmatm.checkpoint import fill_model, read_checkpoint
-from mmatm.config import innermost_dataset, start_from_scratch
+from mmatm.config import innermost_dataset
 from mmatm.data_check import check_pictures
 from mmatm.errors import InputError
 from mmatm.quiet import init_weights
@@ -27,7 +28,7 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
     """Builds the model of a config in evaluation mode, on the CPU.
 
     Args:
-        cfg: A config of any task, as `mmatm.config.load_config` gives it. Start weights are taken out of it.
+        cfg: A config of any task, as `mmatm.config.load_config` gives it. Its start weights are not read.
         checkpoint: Weights of the whole model; None draws them at random.
 
     Returns:
@@ -37,11 +38,7 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
     Raises:
         InputError: The checkpoint cannot be read or does not fill the model.
     """
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    start_from_scratch(cfg)  # the whole model is filled below
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)  # as MMEngine's runner does
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = build_model(cfg)
     meta = {}
     if checkpoint is None:
         init_weights(model)

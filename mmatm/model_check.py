@@ -1,17 +1,16 @@
 """Builds a config's model and runs it on made-up pictures on the CPU: whether its parts fit each other."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmatm.config import ATMNET_TYPES, walk
+from mmatm.build import build_module, model_config
+from mmatm.config import dicts
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
 from mmatm.quiet import init_weights
@@ -88,18 +87,9 @@ def check_model(cfg: Config) -> CheckedModel:
 
 
 def checked_part(cfg: Config, size: int) -> ConfigDict:
-    """The model's config as it is checked: without weights but ATMNet's, for pictures of a size, with few proposals."""
-    model = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    for node in [model, *(node for _, node in walk(model))]:
-        if not isinstance(node, dict):
-            continue
-        if node.get('type') not in ATMNET_TYPES:
-            for key in ('init_cfg', 'pretrained', 'teacher_ckpt'):
-                loads = key != 'init_cfg' or 'checkpoint' in (node.get(key) or ())
-                if key in node and loads and not (key == 'pretrained' and _has_atmnet(node)):
-                    node[key] = False if node[key] is True else None
+    """The model's config as it is checked: for pictures of a size, with few proposals."""
+    model = model_config(cfg)
+    for _, node in dicts(model):
         for key, few in _FEW.items():
             if isinstance(node.get(key), int) and node[key] > _QUERIES:
                 node[key] = few
@@ -111,12 +101,8 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
     return model
 
 
-def _has_atmnet(node: ConfigDict) -> bool:
-    return (node.get('backbone') or {}).get('type') in ATMNET_TYPES  # which takes no `pretrained`
-
-
 def _build(model_cfg: ConfigDict) -> nn.Module:
-    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    model = build_module(model_cfg, keep=lambda found: found.of_atmnet)
     for progress in ('epoch', 'iter'):  # which some losses ask for
         MessageHub.get_current_instance().update_info(progress, 0)
     init_weights(model)  # some heads give boxes without a size before

@@ -2,31 +2,36 @@
 
 import json
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import is_distributed, is_main_process, master_only
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmatm.checkpoint import fill_model, latest_checkpoint, read_checkpoint
+from mmatm.checkpoint import checkpoint_to_resume, fill_model, read_checkpoint, training_checkpoints
 from mmatm.checkpoint_hook import CheckpointHook, explain_full_disk
 from mmatm.curves import CurvesHook
 from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
-from mmatm.exact_resume import ExactResumeHook, number_batches
+from mmatm.exact_resume import ExactResumeHook, number_batches, refuse_to_resume
 from mmatm.files import whole_file
 from mmatm.progress_bar import progress_bar
 from mmatm.registry import RUNNERS
+from mmatm.start_weights import without_start_weights
 
 
 @RUNNERS.register_module()
@@ -44,8 +49,12 @@ class Runner(MMEngineRunner):
 
     # While testing and resuming a checkpoint has to fill the model; to start from, it may lack a head.
     _exact = False
-    # Batches that a resumed training has seen.
-    _skip = 0
+    # The checkpoint to resume, from when it is read until it is in the model.
+    _resumed: dict | None = None
+    # The hooks whose `before_run` was called.
+    _begun: Sequence[Hook] = ()
+    # The checkpoint that was tested: its digest, and what it tells of its training.
+    tested: tuple[str, dict] | None = None
 
     def setup_env(self, env_cfg: dict) -> None:
         """As in MMEngine, whose own process group needs CUDA.
@@ -75,29 +84,81 @@ class Runner(MMEngineRunner):
             }
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def train(self) -> nn.Module:
-        """As in MMEngine; a resumed training takes up its seed and its place in the data."""
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """As in MMEngine; start weights are not read if a checkpoint is.
+
+        Raises:
+            InputError: The config's start weights are not there.
+        """
+        self._find_what_to_resume()
+        if isinstance(model, dict) and self._load_from:
+            model = without_start_weights(model, keep=lambda found: found.of_teacher)
+        return super().build_model(model)
+
+    def _find_what_to_resume(self) -> None:
+        """Settles `resume`, and leaves `load_from` alone if nothing is resumed."""
+        if not self._resume:
+            return
+        found = [checkpoint_to_resume(self._resume, self._load_from, self.work_dir)]
+        broadcast_object_list(found)  # a folder may look another way from another machine
+        self._resume = found[0] is not None
         if self._resume:
-            self._load_from = self._load_from or latest_checkpoint(self.work_dir)
-            if self._load_from is None:
-                self._resume = False
-                self.logger.info(f'nothing to resume in {self.work_dir}: training from the beginning')
-            else:
-                meta = read_checkpoint(self._load_from).get('meta', {})
-                if not {'epoch', 'iter', 'seed'} <= set(meta):
-                    raise InputError(
-                        f'{self._load_from} is not from a training that can be resumed; start from it with load_from'
-                    )
-                self._randomness_cfg['seed'] = meta['seed']
-                self.set_randomness(**self._randomness_cfg)
-                self.logger.info(f'resuming {self._load_from} with its seed {self.seed}')
-                # MMEngine counts epochs only in loops by epoch, which are resumed at the beginning of one.
-                self._skip = 0 if meta['epoch'] else meta['iter']
-        self.register_hook(ExactResumeHook())
-        if is_main_process():
+            self._load_from = found[0]
+            return
+        self.logger.info(f'nothing to resume in {self.work_dir}: training from the beginning')
+        if others := training_checkpoints(self.work_dir):
+            self.logger.warning(f'{others[0][1]} is of an earlier training; --resume {others[0][1]} goes on with that')
+
+    def train(self) -> nn.Module:
+        """As in MMEngine; a resumed training takes up its seed and its place in the data.
+
+        May be called again after the loop has ended early, and after `val()`.
+
+        Raises:
+            InputError: A checkpoint that the training cannot be resumed from exactly.
+        """
+        if self._resume and not self._has_loaded:
+            self._take_up()
+        if is_main_process() and not any(isinstance(hook, CurvesHook) for hook in self.hooks):
             self.register_hook(CurvesHook())
         with explain_full_disk(self.work_dir), progress_bar(self):
-            return super().train()
+            model = super().train()
+        self.auto_scale_lr = None  # done
+        return model
+
+    def _take_up(self) -> None:
+        """Reads the checkpoint to resume, and takes its seed and its place in the data from it."""
+        path = self._load_from
+        self._resumed = checkpoint = read_checkpoint(path)
+        refuse_to_resume(path, checkpoint, self.optim_wrapper, self.param_schedulers)
+        meta = checkpoint['meta']
+        self._randomness_cfg['seed'] = meta['seed']
+        self.set_randomness(**self._randomness_cfg)
+        self.logger.info(f'resuming {path} with its seed {self.seed}')
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As in MMEngine; data loaders that are given are numbered like those that are built, and begin where it is."""
+        if isinstance(loop, BaseLoop):
+            return loop
+        loader = self._train_dataloader
+        if isinstance(loader, DataLoader):
+            number_batches(loader, self.seed)
+        else:
+            diff_rank_seed = self._randomness_cfg.get('diff_rank_seed', False)
+            loader = self.build_dataloader(loader, seed=self.seed, diff_rank_seed=diff_rank_seed)
+        self._train_dataloader = loader
+        by_epoch = (
+            loop['by_epoch'] if 'by_epoch' in loop else not issubclass(LOOPS.get(loop['type']), IterBasedTrainLoop)
+        )
+        meta = (self._resumed or {}).get('meta')
+        self._exact_resume.begin(loader, by_epoch, self.cfg, self._load_from, meta)
+        return super().build_train_loop(loop)
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """As in MMEngine, with what makes a training resume exactly."""
+        self._exact_resume = ExactResumeHook()
+        self.register_hook(self._exact_resume)
+        super().register_hooks(*args, **kwargs)
 
     def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
         """As in MMEngine, with this project's checkpoint hook for MMEngine's."""
@@ -110,6 +171,7 @@ class Runner(MMEngineRunner):
     def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None, **kwargs: Any) -> None:
         """As in MMEngine; a local file has its name only when it is whole."""
         backend = get_file_backend(out_dir, backend_args=kwargs.get('backend_args'))
+        kwargs['meta'] = {**(kwargs.get('meta') or {}), 'mmatm': self._exact_resume.note}
         if file_client_args or not isinstance(backend, LocalBackend):
             return super().save_checkpoint(out_dir, filename, file_client_args, **kwargs)
         with whole_file(Path(out_dir) / filename) as path:
@@ -138,9 +200,7 @@ class Runner(MMEngineRunner):
         if not isinstance(dataloader, DataLoader):
             if is_main_process():
                 check_dataset(loader.dataset, getattr(self._bare_model, 'num_classes', None))
-            if loader.batch_sampler is not None:
-                number_batches(loader, self.seed, self._skip)
-            self._skip = 0  # the training's loader comes first
+            number_batches(loader, self.seed)
         return loader
 
     @property
@@ -151,21 +211,54 @@ class Runner(MMEngineRunner):
         return model
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """As in MMEngine.
+
+        Raises:
+            InputError: The checkpoint does not fit.
+        """
+        if self._resumed is None:
+            self._load_from = filename
+            self._take_up()
         self._exact = True
-        super().resume(filename, *args, **kwargs)
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:  # PyTorch's, of optimizers
+            raise InputError(f'{filename} is of a training with another optimizer: {error}') from None
+        self._exact = False
 
     def test(self) -> dict:
-        self._exact = True
-        # Hooks ask for `runner.iter`, for which MMEngine would build the training's loop and read its data.
-        self._train_loop = None
-        with progress_bar(self):
+        with self._evaluating():
             return super().test()
 
     def val(self) -> dict:
-        self._exact = True
-        self._train_loop = None
-        with progress_bar(self):
+        with self._evaluating():
             return super().val()
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """In here a checkpoint has to fill the model, and nothing is resumed."""
+        before = {name: getattr(self, name) for name in ('_exact', '_resume', '_train_loop')}
+        self._exact, self._resume = True, False
+        if not isinstance(self._train_loop, BaseLoop):
+            # Hooks ask for `runner.iter`, for which MMEngine would build the training's loop and read its data.
+            self._train_loop = None
+        try:
+            with progress_bar(self):
+                yield
+        finally:
+            vars(self).update(before)
+            self._has_loaded &= not self._resume
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """As in MMEngine; `before_run` once for each hook, as averaged weights begin anew in it."""
+        hooks = self._hooks
+        if fn_name == 'before_run':
+            self._hooks = [hook for hook in hooks if hook not in self._begun]
+            self._begun = list(hooks)
+        try:
+            super().call_hook(fn_name, **kwargs)
+        finally:
+            self._hooks = hooks
 
     def load_checkpoint(
         self,
@@ -179,7 +272,7 @@ class Runner(MMEngineRunner):
         Raises:
             InputError: The file cannot be read, or does not fill the model or its ATMNet.
         """
-        checkpoint = read_checkpoint(filename, map_location)
+        checkpoint, self._resumed = self._resumed or read_checkpoint(filename, map_location, self._exact), None
         checkpoint.get('meta', {}).pop('config', None)  # a text that MMEngine would execute when resuming
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         try:
@@ -190,5 +283,7 @@ class Runner(MMEngineRunner):
         except InputError as error:
             raise InputError(f'{filename}: {error}') from None
         self._has_loaded = True
+        if 'sha256' in checkpoint:
+            self.tested = checkpoint.pop('sha256'), checkpoint.get('meta') or {}
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint

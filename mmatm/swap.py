@@ -11,14 +11,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mmatm.archs import NUM_STAGES, resolve_arch
-from mmatm.config import ATMNET_TYPES, has_name, installed_file, load_config, walk
+from mmatm.build import build_module
+from mmatm.config import ATMNET_TYPES, Keys, dicts, dotted, has_name, installed_file, load_config
 from mmatm.config_text import config_text
 from mmatm.errors import InputError
 from mmatm.models.atmnet import ATMNet, resolve_out_indices
+from mmatm.start_weights import start_weights, without_start_weights
 
 _STRIDES = tuple(4 * 2**i for i in range(NUM_STAGES))
 # Of pictures in RGB: what the weights of ATMNet expect.
@@ -28,8 +30,6 @@ _LAYER_DECAY = {'decay_rate', 'decay_type', 'layer_decay_rate', 'num_layers'}
 # Beside a backbone, these do not read its maps.
 _NO_READERS = {'backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg', 'init_cfg', 'reid'}
 _PROBE_SIZE = 512
-
-Keys = tuple[str | int, ...]
 
 
 class NoMapsError(InputError):
@@ -55,7 +55,7 @@ class Change:
     @property
     def name(self) -> str:
         """The keys with dots between them."""
-        return _dotted(self.path)
+        return dotted(self.path)
 
 
 @dataclass
@@ -111,7 +111,7 @@ def swap_backbone(config: str | Config, arch: str | Mapping = 't', weights: str 
     model = swap.cfg.get('model')
     if not isinstance(model, dict):
         raise InputError('the config has no model: it is a part that others inherit from')
-    if not all(isinstance(node.get('type'), (str, type(None))) for _, node in _nodes(model, ('model',))):
+    if not all(isinstance(node.get('type'), (str, type(None))) for _, node in dicts(model, ('model',))):
         raise InputError("the config names classes instead of types, MMEngine's new style, which is not supported")
     places = list(_places(model, ('model',)))
     if not places:
@@ -166,20 +166,11 @@ def base_name(config: str, cfg: Config, folder: Path) -> str:
     return str(path) if behind_link else os.path.relpath(path, folder)
 
 
-def _nodes(node: Any, path: Keys) -> Iterator[tuple[Keys, ConfigDict]]:
-    """A config node and all below it, as far as they are dicts, with their paths."""
-    if isinstance(node, dict):
-        yield path, node
-    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, child in list(entries):
-        yield from _nodes(child, (*path, key))
-
-
 def _places(model: ConfigDict, path: Keys) -> list[tuple[Keys, ConfigDict]]:
     """Every part of a model that has a backbone, but for appearance models of trackers, trained on their own."""
     return [
         (path, node)
-        for path, node in _nodes(model, path)
+        for path, node in dicts(model, path)
         if not {'reid', 'backbone'} & set(path)
         and isinstance(node.get('backbone'), dict)
         and 'type' in node['backbone']
@@ -225,7 +216,7 @@ def _replace(swap: Swap, path: Keys, place: ConfigDict, arch: str | Mapping, wei
     for stride, source in zip(before.strides, sources, strict=True):
         if source is not None and after.strides[source] != stride:
             swap.notes.append(
-                f'{_dotted(path)}: what read the map at stride {stride} reads one at {after.strides[source]} now'
+                f'{dotted(path)}: what read the map at stride {stride} reads one at {after.strides[source]} now'
             )
     return parameters
 
@@ -236,20 +227,16 @@ def _note_what_went(swap: Swap, path: Keys, old: Mapping) -> None:
     habits += [f'norm_cfg of {old["norm_cfg"]["type"]}'] if 'type' in (old.get('norm_cfg') or ()) else []
     if habits:
         swap.notes.append(
-            f'{_dotted(path)}: {", ".join(habits)} went with {old["type"]}. ATMNet has layer norms, is trained whole, '
+            f'{dotted(path)}: {", ".join(habits)} went with {old["type"]}. ATMNet has layer norms, is trained whole, '
             'and has a frozen_stages and a drop_path_rate (0.1) of its own'
         )
     method = [key for key in ('dcn', 'plugins', 'sac', 'conv_cfg') if old.get(key)]
     if method:
-        swap.notes.append(f'{_dotted(path)}: {" and ".join(method)} of {old["type"]} went, a part of this method')
+        swap.notes.append(f'{dotted(path)}: {" and ".join(method)} of {old["type"]} went, a part of this method')
 
 
 def _pretrained(weights: str) -> dict:
     return {'type': 'Pretrained', 'checkpoint': weights}
-
-
-def _dotted(path: Keys) -> str:
-    return '.'.join(map(str, path))
 
 
 def _plain(value: Any) -> Any:
@@ -329,23 +316,17 @@ def _probe_neck(neck: ConfigDict, maps: _Maps, values: bool = True) -> tuple[_Ma
 
 def _build_and_run(cfg: ConfigDict, run: Callable[[nn.Module, str], Any], values: bool = True) -> Any:
     """Runs a module, without values in its tensors where that is possible."""
-    cfg = copy.deepcopy(cfg)
-    for node in [cfg, *(node for _, node in walk(cfg))]:
-        if isinstance(node, dict):
-            for key in ('init_cfg', 'pretrained'):
-                node.pop(key, None)
     with torch.no_grad():
         try:
-            with torch.device('meta'):
-                return run(_build(cfg), 'meta')
-        except Exception:  # its constructor looks at values, or an operation is for real devices
+            return run(_build(cfg, 'meta'), 'meta')
+        except Exception:  # an operation is for real devices
             if not values:
                 raise
-            return run(_build(cfg), 'cpu')
+            return run(_build(cfg, 'cpu'), 'cpu')
 
 
-def _build(cfg: ConfigDict) -> nn.Module:
-    module = MODELS.build(cfg)
+def _build(cfg: ConfigDict, device: str) -> nn.Module:
+    module = build_module(cfg, device)
     module.eval()  # which some return nothing from
     return module
 
@@ -443,7 +424,7 @@ def _choose_stages_by_head(strides: Sequence[int], place: Mapping) -> tuple[tupl
 def _read_by_heads(place: Mapping, count: int, *kinds: str) -> set[int]:
     """Positions of the maps that a segmentor's heads of some kinds read, with all of their parts."""
     heads = [head for path, head in _heads(place) if path[0] in kinds]
-    return {k for head in heads for _, node in _nodes(head, ()) for k in _read_by(node, count)}
+    return {k for head in heads for _, node in dicts(head, ()) for k in _read_by(node, count)}
 
 
 def _read_by(node: Mapping, count: int) -> list[int]:
@@ -530,7 +511,7 @@ def _fit_readers(
 
 def _require_reader(found: bool, path: Keys, before: _Maps, after: _Maps) -> None:
     if before.channels != after.channels and not found:
-        raise InputError(f'nothing in {_dotted(path)} says that it reads maps of {list(before.channels)} channels')
+        raise InputError(f'nothing in {dotted(path)} says that it reads maps of {list(before.channels)} channels')
 
 
 def _fit_reader(
@@ -609,23 +590,20 @@ def _orders(node: Mapping, channels: Sequence[int], count: int) -> Iterator[list
 def _forget_weights(swap: Swap, paths: Sequence[Keys]) -> None:
     """Takes away weights of whole models, which hold a backbone that is not there any more."""
     why = 'weights of a model with the backbone before'
-    for path in paths:
-        node = swap.cfg._cfg_dict
-        for end, key in enumerate(path, 1):
-            node = node[key]
-            if isinstance(node, dict) and node.get('pretrained'):
-                swap.set((*path[:end], 'pretrained'), None, why)
-            if isinstance(node, dict) and 'checkpoint' in (node.get('init_cfg') or ()):
-                swap.set((*path[:end], 'init_cfg'), None, why)
+    model = swap.cfg.model
+    for found in list(start_weights(model, ('model',))):
+        holder = found.keys[: found.keys.index(found.entry)]
+        if not found.of_teacher and any(path[: len(holder)] == holder for path in paths):
+            swap.set((*holder, found.entry), without_start_weights(found.node).get(found.entry), why)
     if swap.cfg.get('load_from'):
         swap.set(('load_from',), None, why)
-    for path, node in _nodes(swap.cfg.model, ('model',)):
+    for path, _ in dicts(model, ('model',)):
         if path[-1] in ('reid', 'teacher_backbone'):
-            swap.notes.append(f'{_dotted(path)} is as it was: it has trained weights of its own')
-        elif (
-            'checkpoint' in (node.get('init_cfg') or ()) and node.get('type') not in ATMNET_TYPES and 'reid' not in path
-        ):
-            swap.notes.append(f'{_dotted(path)} still starts from {node["init_cfg"]["checkpoint"]}')
+            swap.notes.append(f'{dotted(path)} is as it was: it has trained weights of its own')
+    for found in start_weights(model, ('model',)):
+        if found.node.get('type') not in ATMNET_TYPES and not {'reid', 'teacher_backbone'} & set(found.keys):
+            holder = found.keys[: found.keys.index(found.entry)]
+            swap.notes.append(f'{dotted(holder)} still starts from {found.file or "weights of its own class"}')
 
 
 def _normalise(swap: Swap) -> None:
@@ -633,7 +611,7 @@ def _normalise(swap: Swap) -> None:
     why = "RGB by ImageNet's mean and standard deviation, as ATMNet's weights expect"
     cfg = swap.cfg._cfg_dict
     keys = ['model'] if 'data_preprocessor' in cfg['model'] else ['data_preprocessor', 'model']
-    nodes = [found for key in keys if key in cfg for found in _nodes(cfg[key], (key,))]
+    nodes = [found for key in keys if key in cfg for found in dicts(cfg[key], (key,))]
     preprocessors = [
         (path, node)
         for path, node in nodes
@@ -657,7 +635,7 @@ def _normalise(swap: Swap) -> None:
                 swap.set((*tracker_path, 'to_rgb'), False, 'the pictures that it takes are in RGB already')
     if not preprocessors:
         swap.notes.append(f'no data_preprocessor is in the config: see to it that pictures are {why}')
-    kept = [_dotted(path) for path, _ in nodes if path[-1] == 'teacher_backbone']
+    kept = [dotted(path) for path, _ in nodes if path[-1] == 'teacher_backbone']
     if kept and len(swap.changes) > changes:
         swap.notes.append(f'{" and ".join(kept)} sees pictures that are normalised for ATMNet')
 

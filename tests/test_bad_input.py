@@ -127,7 +127,8 @@ def bad_checkpoint(kind: str, path: Path) -> Path:
     else:
         weights = {'conv1.weight': torch.zeros(64, 3, 7, 7)}
     if kind != 'absent':
-        torch.save({'state_dict': weights, 'meta': RunsCode() if kind == 'code' else META}, path)
+        meta = RunsCode() if kind == 'code' else META
+        torch.save({'state_dict': weights, 'meta': meta, 'optimizer': {}, 'param_schedulers': [{}, {}]}, path)
     if kind == 'cut':
         path.write_bytes(path.read_bytes()[:-100])
     return path

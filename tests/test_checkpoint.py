@@ -130,7 +130,8 @@ def test_own_checkpoints_of_mmengine_are_read(tmp_path):
 def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
     assert latest_checkpoint(str(tmp_path)) is None
     for i in (5, 20, 100):
-        torch.save({'state_dict': {}}, tmp_path / f'iter_{i}.pth')
+        torch.save({'state_dict': {}, 'meta': {'iter': i, 'time': f'20260101_{i:06}'}}, tmp_path / f'iter_{i}.pth')
+    torch.save({'state_dict': {}}, tmp_path / 'iter_500.pth')  # does not tell of which training it is
     (tmp_path / 'best_mIoU_iter_200.pth').write_bytes((tmp_path / 'iter_5.pth').read_bytes())
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_100.pth')
     whole = (tmp_path / 'iter_100.pth').read_bytes()

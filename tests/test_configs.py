@@ -15,8 +15,8 @@ from torch import nn
 import golden_data
 import stand_ins
 from mmatm.archs import ARCHS
+from mmatm.build import build_model
 from mmatm.checkpoint import read_checkpoint
-from mmatm.flops import build_on_meta
 from mmatm.shapes import SEMANTIC_CLASSES, SHAPES
 from mmatm.tables import STREETS
 
@@ -77,7 +77,7 @@ def test_name_and_content(name):
         assert 'init_cfg' not in backbone
         assert cfg.load_from == (f'checkpoints/atmnet_{part["size"]}_in1k.pth' if part['pixels'] else None)
 
-    channels = list(build_on_meta(cfg).backbone.out_channels)
+    channels = list(build_model(cfg, 'meta').backbone.out_channels)
     if part['method'] == 'upernet':
         assert model.decode_head.in_channels == channels
         assert model.auxiliary_head.in_channels == channels[2]
@@ -160,7 +160,7 @@ def test_cascade_heads():
 
 
 def test_retinanet_levels():
-    model = build_on_meta(load('retinanet_atmnet_xt_1x_coco'))
+    model = build_model(load('retinanet_atmnet_xt_1x_coco'), 'meta')
     assert model.backbone.out_strides == (8, 16, 32)
     assert [s[0] for s in model.bbox_head.prior_generator.strides] == [8, 16, 32, 64, 128]
     assert (model.neck.start_level, model.neck.num_outs, model.neck.add_extra_convs) == (0, 5, 'on_input')
@@ -203,7 +203,7 @@ def test_no_weight_decay_reaches_exactly_what_the_recipe_names(name, exempt):
     cfg = load(name)
     wrapper = {**cfg.optim_wrapper.to_dict(), 'type': 'OptimWrapper'}
     wrapper.pop('loss_scale', None)
-    model = build_on_meta(cfg)
+    model = build_model(cfg, 'meta')
     optimizer = build_optim_wrapper(model, ConfigDict(wrapper)).optimizer
     decayed = {id(p) for group in optimizer.param_groups if group['weight_decay'] > 0 for p in group['params']}
     names = {
@@ -227,12 +227,12 @@ def test_authors_upernet_file_has_every_key(tmp_path, size):
     """A stand-in of the authors' UperNet file fills the whole model: same keys, same shapes."""
     backbone = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS[size], pyramid=True))
     path = stand_ins.upernet_file(tmp_path / 'upernet.pth', backbone, ARCHS[size]['channels'], 150, 512, 256)
-    fill(build_on_meta(load(f'upernet_atmnet_{size}_ade20k')), path)
+    fill(build_model(load(f'upernet_atmnet_{size}_ade20k'), 'meta'), path)
 
 
 def test_authors_imagenet_file_has_every_key(tmp_path):
     weights = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS['xt'], pyramid=False))
-    fill(build_on_meta(load('atmnet_xt_in1k')), stand_ins.imagenet_file(tmp_path / 'xt.pth', weights))
+    fill(build_model(load('atmnet_xt_in1k'), 'meta'), stand_ins.imagenet_file(tmp_path / 'xt.pth', weights))
 
 
 def fill(model: nn.Module, path: Path) -> None:
@@ -251,7 +251,7 @@ def test_shapes_configs_fit_the_data(name):
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert (loader.dataset.get('metainfo') or loader.dataset)['classes'] == classes
         assert Path(loader.dataset.data_root) == Path('data/shapes') / folder
-    model = build_on_meta(cfg)
+    model = build_model(cfg, 'meta')
     head = {'ade': 'decode_head', 'coco': 'roi_head.bbox_head', 'imagenet': 'head'}[folder]
     assert model.get_submodule(head).num_classes == len(classes)
     assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size
@@ -268,7 +268,7 @@ def test_streets_configs_differ_in_the_model_only():
         assert cfg.model.get('pretrained') is None
         assert 'init_cfg' not in cfg.model.backbone
         assert [cfg.model[head].num_classes for head in ('decode_head', 'auxiliary_head')] == [11, 11]
-        features = build_on_meta(cfg).backbone(torch.empty(1, 3, 64, 64, device='meta'))
+        features = build_model(cfg, 'meta').backbone(torch.empty(1, 3, 64, 64, device='meta'))
         assert [f.shape[1] for f in features] == cfg.model.decode_head.in_channels
 
 

@@ -10,9 +10,10 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from torch import nn
 
+from mmatm.build import build_model
 from mmatm.config import load_config
 from mmatm.errors import InputError
-from mmatm.flops import build_on_meta, count, picture_shape
+from mmatm.flops import count, picture_shape
 from mmatm.tables import FLOPS_TOLERANCE, agrees, configs, count_all, read_tables, shape_of
 
 TABLES = read_tables(ROOT / 'docs/paper_tables.yml')
@@ -64,7 +65,7 @@ def test_same_as_mmengine_counts_by_tracing(name, tmp_path):
     cfg = load_config(str(ROOT / f'configs/{name}.py'))
     counted = count(cfg, (64, 96))
     with torch.device('cpu'):
-        model = build_on_meta(cfg).eval().to_empty(device='cpu')
+        model = build_model(cfg, 'meta').eval().to_empty(device='cpu')
     for parameter in model.parameters():
         nn.init.zeros_(parameter)  # no offsets
     analyzer = FlopAnalyzer(model, torch.zeros(1, 3, 64, 96))

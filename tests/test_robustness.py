@@ -280,23 +280,25 @@ def test_every_config_has_the_hook(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ('step', 'left'),
+    ('step', 'left', 'newest'),
     [
-        (1, []),
-        (16, ['best_score_iter_2.pth', 'iter_2.pth']),  # writing iter_4.pth
-        (19, ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth']),  # last_checkpoint
-        (23, ['best_score_iter_2.pth', 'iter_4.pth']),  # best_score_iter_4.pth
-        (26, ['best_score_iter_2.pth', 'best_score_iter_4.pth', 'iter_4.pth']),  # iter_4.pth, which names the best
+        (1, [], None),
+        (19, ['best_score_iter_2.pth', 'iter_2.pth'], 2),  # writing iter_4.pth
+        (22, ['best_score_iter_2.pth', 'iter_2.pth', 'iter_4.pth'], 2),  # last_checkpoint
+        (26, ['best_score_iter_2.pth', 'iter_4.pth'], 4),  # best_score_iter_4.pth
+        (29, ['best_score_iter_2.pth', 'best_score_iter_4.pth', 'iter_4.pth'], 4),  # iter_4.pth, which names the best
     ],
 )
-def test_full_disk_while_saving(tmp_path, toy, step, left):
+def test_full_disk_while_saving(tmp_path, toy, step, left, newest):
     folder = tmp_path / 'work'
     exitcode = wait(start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder, fill_disk, step))
     printed = (tmp_path / 'output').read_text()
     assert exitcode == 1, printed[-3000:]
     assert names(folder) == left
-    assert check_toy(folder, toy) == (int(left[-1][5:-4]) if left else 0)
-    advice = f'go on from {folder / left[-1]} with --resume' if left else 'start again: there is no checkpoint yet'
+    assert check_toy(folder, toy) == (newest or 0)
+    advice = (
+        f'go on from {folder}/iter_{newest}.pth with --resume' if left else 'start again: there is no checkpoint yet'
+    )
     assert f'could not write to {folder} any more (File too large). Make room there, then {advice}' in printed
     exitcode = wait(start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder))
     assert exitcode == 0, (tmp_path / 'output').read_text()[-3000:]

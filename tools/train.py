@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """Trains the model of a config, whatever its task."""
 
-from mmatm.checkpoint import latest_checkpoint
+from mmatm.checkpoint import checkpoint_to_resume
 from mmatm.checkpoint_hook import explain_full_disk
 from mmatm.command_line import read_config, run, runner_parser
-from mmatm.config import fit_to_machine, require_start_weights, start_from_scratch
+from mmatm.config import fit_to_machine
 from mmatm.curves import add_tensorboard
 from mmatm.errors import InputError
 from mmatm.runner import Runner
+from mmatm.start_weights import fetch_start_weights, missing_start_weights, without_start_weights
 
 
 def main() -> None:
@@ -38,13 +39,17 @@ def main() -> None:
     if args.from_scratch and 'load_from' not in (args.cfg_options or {}):
         cfg.load_from = None  # the config's own start weights
     if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.from_scratch and cfg.load_from:
-        raise InputError(f'--from-scratch, or the weights of {cfg.load_from}? Give one of the two')
-    if args.from_scratch or cfg.load_from or (cfg.resume and latest_checkpoint(cfg.work_dir)):
-        start_from_scratch(cfg)
-    require_start_weights(cfg)
+        cfg.resume = args.resume
+    load_from = cfg.get('load_from')
+    resumed = checkpoint_to_resume(cfg.get('resume'), load_from, cfg.work_dir)
+    if args.from_scratch and (load_from or args.resume not in (None, 'auto')):
+        raise InputError(f'--from-scratch, or the weights of {load_from or args.resume}? Give one of the two')
+    if args.from_scratch:
+        cfg.model = without_start_weights(cfg.model, keep=lambda found: found.of_teacher)
+    if not resumed and not load_from:
+        if missing := missing_start_weights(cfg.model):
+            raise InputError('\n'.join(missing))
+        fetch_start_weights(cfg.model)
     fit_to_machine(cfg)
 
     with explain_full_disk(cfg.work_dir):  # it writes the config there
