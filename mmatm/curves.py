@@ -36,7 +36,10 @@ class CurvesHook(Hook):
 
     priority = 'LOW'  # after the metrics are logged, before the best checkpoint is saved
 
+    _training = False
+
     def before_train(self, runner: Runner) -> None:
+        self._training = True
         path = Path(runner.work_dir) / 'curves.json'
         with _only_warn(runner):
             if runner.iter == 0:
@@ -46,8 +49,11 @@ class CurvesHook(Hook):
                 found = {iteration: metrics for iteration, metrics in found.items() if iteration <= runner.iter}
                 runner.message_hub.update_info(_KEY, {**runner.message_hub.get_info(_KEY, {}), **found})
 
+    def after_train(self, runner: Runner) -> None:
+        self._training = False
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
-        if runner.iter == 0:  # of no training
+        if not self._training:
             return
         numbers = {name: float(value) for name, value in (metrics or {}).items() if _is_scalar(value)}
         measured = {**runner.message_hub.get_info(_KEY, {}), runner.iter: numbers}
