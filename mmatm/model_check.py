@@ -14,6 +14,7 @@ from mmatm.config import dicts
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
 from mmatm.quiet import init_weights
+from mmatm.start_weights import StartWeights, without_start_weights
 
 # Few models need more than the first: fixed crops, extra levels without padding.
 SIZES = (128, 512)
@@ -87,8 +88,8 @@ def check_model(cfg: Config) -> CheckedModel:
 
 
 def checked_part(cfg: Config, size: int) -> ConfigDict:
-    """The model's config as it is checked: for pictures of a size, with few proposals."""
-    model = model_config(cfg)
+    """The model's config as it is checked: without weights but ATMNet's, for pictures of a size, with few proposals."""
+    model = without_start_weights(model_config(cfg), _of_atmnet)
     for _, node in dicts(model):
         for key, few in _FEW.items():
             if isinstance(node.get(key), int) and node[key] > _QUERIES:
@@ -101,8 +102,12 @@ def checked_part(cfg: Config, size: int) -> ConfigDict:
     return model
 
 
+def _of_atmnet(found: StartWeights) -> bool:
+    return found.of_atmnet
+
+
 def _build(model_cfg: ConfigDict) -> nn.Module:
-    model = build_module(model_cfg, keep=lambda found: found.of_atmnet)
+    model = build_module(model_cfg, keep=_of_atmnet)
     for progress in ('epoch', 'iter'):  # which some losses ask for
         MessageHub.get_current_instance().update_info(progress, 0)
     init_weights(model)  # some heads give boxes without a size before
