@@ -32,6 +32,7 @@ _TOP_LEVEL = {
     'sync_bn',
     'find_unused_parameters',
     'compile',
+    'check_data',
 }
 _ALWAYS_KNOWN = {*_TOP_LEVEL, 'randomness.seed', 'randomness.deterministic', 'randomness.diff_rank_seed'}
 

@@ -1,51 +1,70 @@
-"""Looks for damaged data before a training or test begins, not hours into it."""
+"""Looks for damaged data before a training or test begins, not hours into it; at each file once on a machine."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from logging import WARNING
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from rich.progress import MofNCompleteColumn
+from torch import nn
 
+from mmatm.class_check import ClassCheck
 from mmatm.config import innermost_dataset
 from mmatm.errors import InputError
+from mmatm.files import alone, whole_file
+from mmatm.progress_bar import counting_bar
 
 _ENDS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82'}
+_PICTURES, _LABELS = ('img_path', 'img_path2'), ('seg_map_path',)
 _SHOWN = 5
+# Samples whose files are in memory at a time, and files that a thread takes at a time.
+_WINDOW, _SLICE = 2048, 32
 
 
-def check_dataset(dataset: Any, num_classes: int | None = None) -> None:
-    """Checks that no picture of a data set is cut short, and that its label maps hold its classes only.
+def check_dataset(dataset: Any, model: nn.Module) -> None:
+    """Checks that the classes of a data set are the model's, that no picture is cut short, and label maps' values.
 
-    Pictures are decoded only where the file does not end as its format ends; label maps always are.
+    Files are those that the pipelines read from local disks. They are decoded only where they do not end as their
+    format ends; label maps are, too, where it is known which values they may have. A file that was found whole on this
+    machine, and has the same size and time since, is not looked at again.
 
     Args:
-        dataset: A data set of MMEngine's kind, or a wrapper of some.
-        num_classes: The classes of a segmentor that the data set is for; more than it has are refused.
+        dataset: A data set of MMEngine's kind, or a wrapper of some. Others are not checked.
+        model: The model that is to be trained or tested, without wrappers.
 
     Raises:
-        InputError: Names the files.
+        InputError: Names the files, or the classes.
     """
-    pictures, labels = set(), {}
-    for leaf in _leaves(dataset):
-        classes = leaf.metainfo.get('classes') or ()
-        if hasattr(leaf, 'reduce_zero_label') and num_classes is not None and len(classes) > num_classes:
-            raise InputError(f'the data has {len(classes)} classes, but the model num_classes={num_classes}')
-        for i in range(len(leaf)):
-            info = leaf.get_data_info(i)
-            pictures.add(info.get('img_path'))
-            if path := info.get('seg_map_path'):
-                labels[path] = _allowed_labels(leaf, info)
-    local = [path for path in pictures if path and '://' not in path]
-    local_labels = [(path, allowed) for path, allowed in labels.items() if '://' not in path]
-    with ThreadPoolExecutor() as pool:
-        found = [*pool.map(_check_picture, local), *pool.map(lambda item: _check_label(*item), local_labels)]
-    _refuse(found)
-    print_log(
-        f'data: {len(dataset)} samples; {len(local)} pictures and {len(local_labels)} label maps are whole', 'current'
-    )
+    parts = list(_leaves(dataset))
+    classes = ClassCheck(model)
+    for part in parts:
+        classes.compare(part)
+    name, total = 'checking the data', sum(map(len, parts))
+    with _FileCheck() as files, counting_bar(name, 0, total, MofNCompleteColumn()) as advance:
+        for part in parts:
+            readers = _readers(part)
+            if 'img_path' not in readers and len(part) and part.get_data_info(0).get('img_path'):
+                kind = type(part).__name__
+                print_log(f'the pictures of {kind} are not checked: no transform known here reads them', 'current')
+            for start in range(0, len(part), _WINDOW):
+                window = range(start, min(start + _WINDOW, len(part)))
+                files.check([file for index in window for file in _files(part, index, readers, classes)])
+                advance(len(window))
+    files.refuse()
+    if parts:
+        print_log(f'data: {len(dataset)} samples; {files.describe()}', 'current')
+    classes.report()
 
 
 def check_pictures(paths: Sequence[str]) -> None:
@@ -54,19 +73,21 @@ def check_pictures(paths: Sequence[str]) -> None:
     Raises:
         InputError: Names the files.
     """
-    with ThreadPoolExecutor() as pool:
-        _refuse(pool.map(_check_picture, paths))
+    reader = _Reader(LoadImageFromFile(), is_plain=True, is_local=True)
+    with _FileCheck() as files:
+        files.check([_File(reader, path, lambda path=path: {'img_path': path}) for path in paths])
+    files.refuse()
 
 
-def _refuse(found: Iterable[str | None]) -> None:
-    problems = sorted(problem for problem in found if problem)
-    if problems:
-        more = f'\n  and {len(problems) - _SHOWN} more' if len(problems) > _SHOWN else ''
-        raise InputError('damaged data:\n  ' + '\n  '.join(problems[:_SHOWN]) + more)
+def describe_dataset(cfg: dict) -> str:
+    """Where a data set's config looks for its samples."""
+    cfg = innermost_dataset(cfg)
+    places = ', '.join(f'{key}={cfg[key]!r}' for key in ('data_root', 'data_prefix', 'ann_file') if cfg.get(key))
+    return f'{cfg["type"]} with {places}'
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:
-    """The data sets with a list of pictures below wrappers."""
+    """The data sets with a list of samples below wrappers."""
     inner = (
         getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None) or getattr(dataset, '_dataset', None)
     )
@@ -77,52 +98,228 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def _allowed_labels(dataset: Any, info: dict) -> tuple[int, int] | None:
-    """(highest class, ignored value) in the label files of a semantic segmentation set; None if that is not known."""
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """How a pipeline reads pictures or label maps.
+
+    Attributes:
+        transform: The one that reads them.
+        is_plain: It is the toolboxes' usual one, which takes cut short JPEGs for whole, where Pillow does not.
+        is_local: It reads from local disks.
+        is_label: It reads label maps.
+        allowed: Highest value in the files of label maps, and the one that is ignored; None if they are not known.
+    """
+
+    transform: Any
+    is_plain: bool
+    is_local: bool
+    is_label: bool = False
+    allowed: tuple[int, int] | None = None
+
+    @cached_property
+    def name(self) -> str:
+        return f'{type(self.transform).__name__} {getattr(self.transform, "imdecode_backend", "")} {self.allowed}'
+
+
+class _File(NamedTuple):
+    reader: _Reader
+    path: str
+    sample: Callable[[], dict]
+
+
+def _readers(dataset: Any) -> dict[str, _Reader]:
+    """By the sample's key with the path; what no transform is known to read is left out, it may be anything."""
+    transforms = list(_transforms(getattr(dataset, 'pipeline', None)))
+    readers = {}
+    for transform in transforms:
+        name = type(transform).__name__
+        if not name.startswith('Load') or getattr(transform, 'ignore_empty', False):
+            continue
+        args = getattr(transform, 'backend_args', None) or getattr(transform, 'file_client_args', None)
+        is_local = not args or args == {'backend': 'local'}
+        if 'Annotation' in name:
+            if getattr(transform, 'with_seg', True):
+                is_plain = name == 'LoadAnnotations' and type(transform).__module__.startswith(
+                    ('mmcv.', 'mmseg.', 'mmdet.')
+                )
+                allowed = _allowed_labels(dataset, transform) if is_plain else None
+                for key in _LABELS:
+                    readers.setdefault(key, _Reader(transform, is_plain, is_local, True, allowed))
+        elif 'Proposal' not in name:
+            is_plain = getattr(type(transform), 'transform', None) is LoadImageFromFile.transform
+            for key in _PICTURES:
+                readers.setdefault(key, _Reader(transform, is_plain, is_local))
+    return readers
+
+
+def _transforms(node: Any) -> Iterator[Any]:
+    """A pipeline's transforms, with those inside others, as in the toolboxes' augmentation at test time."""
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            yield from _transforms(part)
+    elif node is not None:
+        yield node
+        for inside in ('transforms', 'subroutines'):
+            yield from _transforms(getattr(node, inside, None))
+
+
+def _allowed_labels(dataset: Any, transform: Any) -> tuple[int, int] | None:
+    classes = dataset.metainfo.get('classes')
     # With classes of the user's choice the files hold those of the original data set.
-    if not hasattr(dataset, 'reduce_zero_label') or info.get('label_map') or not dataset.metainfo.get('classes'):
+    if not hasattr(dataset, 'reduce_zero_label') or getattr(dataset, 'label_map', None) or not classes:
         return None
-    return len(dataset.metainfo['classes']) - (not dataset.reduce_zero_label), dataset.ignore_index
+    reduced = dataset.reduce_zero_label or getattr(transform, 'reduce_zero_label', False)
+    return len(classes) - (not reduced), dataset.ignore_index
 
 
-def describe_dataset(cfg: dict) -> str:
-    """Where a data set's config looks for its samples."""
-    cfg = innermost_dataset(cfg)
-    places = ', '.join(f'{key}={cfg[key]!r}' for key in ('data_root', 'data_prefix', 'ann_file') if cfg.get(key))
-    return f'{cfg["type"]} with {places}'
+def _files(dataset: Any, index: int, readers: dict[str, _Reader], classes: ClassCheck) -> Iterator[_File]:
+    """The files of a sample, which is counted."""
+    sample = dataset.get_data_info(index)
+    classes.count(dataset, sample)
+    for key, reader in readers.items():
+        paths = sample.get(key)
+        for path in paths if isinstance(paths, (list, tuple)) else [paths]:
+            if isinstance(path, (str, os.PathLike)) and str(path):
+                # Samples are large: the few that are needed later are made again.
+                yield _File(reader, str(path), partial(dataset.get_data_info, index))
 
 
-def _check_picture(path: str) -> str | None:
+class _FileCheck:
+    """Looks at files, and notes in torch's cache which it has found whole; memory: 8 bytes a file."""
+
+    def __init__(self) -> None:
+        self._notes = Path(torch.hub.get_dir()) / 'mmatm' / f'whole_files_{platform.node()}'
+        # Of each file a number that is another one if its path, size or time is, in order.
+        self._known = _numbers(self._notes)
+        self._new: list[np.ndarray] = []
+        self._problems: list[str] = []
+        self._damaged = self._pictures = self._labels = self._again = self._elsewhere = 0
+        self._tried: set[_Reader] = set()
+
+    def __enter__(self) -> '_FileCheck':
+        self._pool = ThreadPoolExecutor()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+        if not self._new:
+            return
+        try:
+            self._notes.parent.mkdir(parents=True, exist_ok=True)
+            with alone(self._notes), whole_file(self._notes) as path:
+                np.union1d(_numbers(self._notes), np.concatenate(self._new)).tofile(path)
+        except OSError as problem:
+            text = f'that the data is whole cannot be noted, the next start checks it again: {problem}'
+            print_log(text, 'current', WARNING)
+
+    def check(self, files: list[_File]) -> None:
+        """Looks at files that are not known to be whole."""
+        local = [file for file in files if file.reader.is_local and '://' not in file.path]
+        if len(local) < len(files):
+            self._try_one(files)
+        labels = sum(file.reader.is_label for file in local)
+        self._labels += labels
+        self._pictures += len(local) - labels
+        self._elsewhere += len(files) - len(local)
+        numbers = np.array(self._spread(_identify, local), np.uint64)
+        known = np.zeros(len(local), bool)
+        if len(self._known):
+            places = np.searchsorted(self._known, numbers).clip(max=len(self._known) - 1)
+            known = self._known[places] == numbers
+        self._again += int(known.sum())
+        unknown = np.flatnonzero(~known)
+        problems = self._spread(_look_at, [local[i] for i in unknown])
+        self._add(problems)
+        if len(whole := [i for i, problem in zip(unknown, problems, strict=True) if not problem]):
+            self._new.append(numbers[whole])
+
+    def refuse(self) -> None:
+        """Raises an InputError if a file is damaged."""
+        if self._problems:
+            more = f'\n  and {self._damaged - _SHOWN} more' if self._damaged > _SHOWN else ''
+            raise InputError('damaged data:\n  ' + '\n  '.join(self._problems) + more)
+
+    def describe(self) -> str:
+        text = f'{self._pictures} pictures and {self._labels} label maps are whole'
+        text += f', of which {self._again} were checked before' if self._again else ''
+        return text + (f'; {self._elsewhere} files are not on local disks and not checked' if self._elsewhere else '')
+
+    def _try_one(self, files: list[_File]) -> None:
+        """Of what is elsewhere, the first file is read as the pipeline reads it: is it there at all?"""
+        for file in files:
+            if not (file.reader.is_local and '://' not in file.path) and file.reader not in self._tried:
+                self._tried.add(file.reader)
+                self._add([_read(file)])
+
+    def _add(self, problems: list[str | None]) -> None:
+        found = [problem for problem in problems if problem]
+        self._damaged += len(found)
+        self._problems = (self._problems + found)[:_SHOWN]
+
+    def _spread(self, function: Any, files: list[_File]) -> list:
+        slices = [files[i : i + _SLICE] for i in range(0, len(files), _SLICE)]
+        return [result for part in self._pool.map(lambda part: [*map(function, part)], slices) for result in part]
+
+
+def _numbers(notes: Path) -> np.ndarray:
+    return np.fromfile(notes, np.uint64) if notes.is_file() else np.empty(0, np.uint64)
+
+
+def _identify(file: _File) -> int:
+    """A number for a file as it is now, and for how it is read."""
     try:
-        end = _ENDS.get(Path(path).suffix.lower())
-        if end is not None:
-            with Path(path).open('rb') as file:
-                file.seek(0, 2)
-                file.seek(-min(len(end), file.tell()), 2)
-                if file.read() == end:
+        stat = os.stat(file.path)  # noqa: PTH116 (faster)
+    except (OSError, ValueError):
+        return 0  # no other file has it
+    path = os.path.abspath(file.path)  # noqa: PTH100
+    text = f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{file.reader.name}'
+    return int.from_bytes(hashlib.blake2b(text.encode(errors='surrogateescape'), digest_size=8).digest(), 'little')
+
+
+def _look_at(file: _File) -> str | None:
+    """What is wrong with a local file."""
+    try:
+        if file.reader.allowed is not None:
+            return _look_at_label(file)
+        end = _ENDS.get(Path(file.path).suffix.lower())
+        with Path(file.path).open('rb') as opened:
+            if end is not None:
+                opened.seek(0, 2)
+                opened.seek(-min(len(end), opened.tell()), 2)
+                if opened.read() == end:
                     return None
-        with Image.open(path) as picture:
-            picture.load()
-    except (OSError, SyntaxError) as error:
-        return _problem(path, error)
-    return None
+        if end is not None and file.reader.is_plain:
+            with Image.open(file.path) as picture:
+                picture.load()
+            return None
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass  # OpenCV may know it
+    except (OSError, SyntaxError, ValueError) as error:
+        return _problem(file.path, error)
+    return _read(file)
 
 
-def _check_label(path: str, allowed: tuple[int, int] | None) -> str | None:
+def _look_at_label(file: _File) -> str | None:
+    with Image.open(file.path) as picture:
+        values = np.unique(np.asarray(picture))
+    highest, ignored = file.reader.allowed
+    beyond = [int(value) for value in values if value > highest and value != ignored]
+    return f'{file.path}: label values {beyond}, but the highest class is {highest}' if beyond else None
+
+
+def _read(file: _File) -> str | None:
+    """What the pipeline says when it reads a file."""
     try:
-        with Image.open(path) as picture:
-            label = np.asarray(picture)
-    except (OSError, SyntaxError) as error:
-        return _problem(path, error)
-    if allowed is not None:
-        highest, ignored = allowed
-        beyond = [int(value) for value in np.unique(label) if value > highest and value != ignored]
-        if beyond:
-            return f'{path}: label values {beyond}, but the highest class is {highest}'
+        file.reader.transform.transform(file.sample())
+    except Exception as error:  # whatever transforms and backends raise
+        return _problem(file.path, error)
     return None
 
 
 def _problem(path: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f'{path}: does not exist'
+    if isinstance(error, Image.DecompressionBombError):
+        size = str(error).split(' exceeds')[0]
+        return f'{path}: more pixels than Pillow opens ({size}); cut it, or read it with imdecode_backend=cv2'
     return f'{path}: cut short or not a picture ({str(error).split(chr(10))[0]})'

@@ -17,17 +17,16 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from mmatm.errors import InputError
 from mmatm.files import NO_ROOM, alone, give_name
+from mmatm.progress_bar import counting_bar
 
 # Links as Google Drive gives them, and the file's id in them.
 _DRIVE = re.compile(r'https://drive\.google\.com/(?:file/d/|[^#]*[?&]id=)([\w-]+)')
 _SECONDS = 60  # without a byte
 _CHUNK = 1 << 16  # what a break of the connection loses at most
-_SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 def is_address(path: str) -> bool:
@@ -173,7 +172,8 @@ def _write(response: HTTPResponse, url: str, partial: Path, start: int) -> None:
     from_where = f' from byte {start:,} on' if start else ''
     print(f'fetching {url} to {partial.parent}{from_where}', file=sys.stderr, flush=True)
     reason = ''
-    with partial.open('ab' if start else 'wb') as file, _progress(partial.stem, start, size) as advance:
+    bar = counting_bar(partial.stem, start, size, DownloadColumn(), TransferSpeedColumn())
+    with partial.open('ab' if start else 'wb') as file, bar as advance:
         _record(partial).write_text(json.dumps({'url': url, 'validator': validator, 'size': size}))
         while True:
             try:
@@ -221,29 +221,6 @@ def _from_drive(url: str, file_id: str, partial: Path, path: Path) -> None:
         raise InputError(f'gdown cannot fetch {url} ({reason}). Run this again to go on, or {by_hand}') from None
     if not partial.is_file():  # how older versions say that they failed
         raise InputError(f'gdown cannot fetch {url}, see above. Run this again, or {by_hand}')
-
-
-@contextmanager
-def _progress(name: str, done: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the number of new bytes; on a terminal it draws a bar."""
-    console = Console(stderr=True)
-    if not (sys.stderr.isatty() and console.is_interactive):
-        yield lambda count: None
-        return
-    columns = TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    # Without a thread, as the other bar.
-    with Progress(*columns, TimeRemainingColumn(), console=console, auto_refresh=False) as progress:
-        task = progress.add_task(name, total=total, completed=done)
-        drawn = 0.0
-
-        def advance(count: int) -> None:
-            nonlocal drawn
-            progress.advance(task, count)
-            if time.monotonic() - drawn > _SECONDS_BETWEEN_DRAWINGS:
-                progress.refresh()
-                drawn = time.monotonic()
-
-        yield advance
 
 
 def _hash_in(name: str) -> str | None:

@@ -1,11 +1,11 @@
-"""A progress bar for training, validation and testing where a person watches: on a terminal."""
+"""Progress bars where a person watches: on a terminal."""
 
 import contextlib
 import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from mmengine.dist import is_main_process
@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -39,6 +40,36 @@ def progress_bar(runner: Runner) -> Iterator[None]:
     finally:
         hook.close()
         runner.hooks.remove(hook)
+
+
+@contextlib.contextmanager
+def counting_bar(name: str, done: int, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with how many more are done; if standard error is a terminal, it draws a bar.
+
+    Args:
+        name: What is done.
+        done: How many were done before.
+        total: How many there are; None if that is not known.
+        columns: What to show between the bar and the time left.
+    """
+    console = Console(stderr=True)
+    if not (sys.stderr.isatty() and console.is_interactive):
+        yield lambda count: None
+        return
+    columns = TextColumn('{task.description}'), BarColumn(), *columns, TimeRemainingColumn()
+    # Without a thread, as the other bar.
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        task = progress.add_task(name, total=total, completed=done)
+        drawn = 0.0
+
+        def advance(count: int) -> None:
+            nonlocal drawn
+            progress.advance(task, count)
+            if time.monotonic() - drawn > _SECONDS_BETWEEN_DRAWINGS:
+                progress.refresh()
+                drawn = time.monotonic()
+
+        yield advance
 
 
 class ProgressBarHook(Hook):

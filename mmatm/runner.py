@@ -29,6 +29,7 @@ from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
 from mmatm.exact_resume import ExactResumeHook, number_batches, refuse_to_resume
 from mmatm.files import whole_file
+from mmatm.machines import once_a_machine
 from mmatm.progress_bar import progress_bar
 from mmatm.registry import RUNNERS
 from mmatm.start_weights import without_start_weights
@@ -178,10 +179,11 @@ class Runner(MMEngineRunner):
             super().save_checkpoint(out_dir, str(path.relative_to(out_dir)), **kwargs)
 
     def build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
-        """As in MMEngine; the data is checked, and all its randomness follows from the seed.
+        """As in MMEngine; the data is checked, unless the config says `check_data = False`, and all its randomness
+        follows from the seed.
 
         Raises:
-            InputError: The data is not there or damaged.
+            InputError: The data is not there, damaged, or of other classes than the model.
         """
         try:
             loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
@@ -198,8 +200,8 @@ class Runner(MMEngineRunner):
                 raise
             raise InputError(f'no pictures found for {describe_dataset(dataloader["dataset"])}') from None
         if not isinstance(dataloader, DataLoader):
-            if is_main_process():
-                check_dataset(loader.dataset, getattr(self._bare_model, 'num_classes', None))
+            if self.cfg.get('check_data', True):
+                once_a_machine(lambda: check_dataset(loader.dataset, self._bare_model))
             number_batches(loader, self.seed)
         return loader
 

@@ -92,6 +92,14 @@ def _nothing_left():
     forget()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory):
+    """For what is noted of data that was checked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('TORCH_HOME', str(tmp_path_factory.mktemp('torch')))
+        yield
+
+
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('data') / 'shapes'
