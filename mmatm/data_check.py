@@ -26,7 +26,6 @@ from mmatm.files import alone, whole_file
 from mmatm.progress_bar import counting_bar
 
 _ENDS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND\xaeB`\x82'}
-_PICTURES, _LABELS = ('img_path', 'img_path2'), ('seg_map_path',)
 _SHOWN = 5
 # Samples whose files are in memory at a time, and files that a thread takes at a time.
 _WINDOW, _SLICE = 2048, 32
@@ -138,16 +137,14 @@ def _readers(dataset: Any) -> dict[str, _Reader]:
         args = getattr(transform, 'backend_args', None) or getattr(transform, 'file_client_args', None)
         is_local = not args or args == {'backend': 'local'}
         if 'Annotation' in name:
+            toolbox = type(transform).__module__.partition('.')[0]
+            is_plain = name == 'LoadAnnotations' and toolbox in ('mmcv', 'mmseg', 'mmdet')
+            allowed = _allowed_labels(dataset, transform) if is_plain else None
             if getattr(transform, 'with_seg', True):
-                is_plain = name == 'LoadAnnotations' and type(transform).__module__.startswith(
-                    ('mmcv.', 'mmseg.', 'mmdet.')
-                )
-                allowed = _allowed_labels(dataset, transform) if is_plain else None
-                for key in _LABELS:
-                    readers.setdefault(key, _Reader(transform, is_plain, is_local, True, allowed))
+                readers.setdefault('seg_map_path', _Reader(transform, is_plain, is_local, True, allowed))
         elif 'Proposal' not in name:
             is_plain = getattr(type(transform), 'transform', None) is LoadImageFromFile.transform
-            for key in _PICTURES:
+            for key in ('img_path', 'img_path2'):
                 readers.setdefault(key, _Reader(transform, is_plain, is_local))
     return readers
 
@@ -194,7 +191,7 @@ class _FileCheck:
         self._new: list[np.ndarray] = []
         self._problems: list[str] = []
         self._damaged = self._pictures = self._labels = self._again = self._elsewhere = 0
-        self._tried: set[_Reader] = set()
+        self._asked: dict[_Reader, list[str | None]] = {}
 
     def __enter__(self) -> '_FileCheck':
         self._pool = ThreadPoolExecutor()
@@ -202,36 +199,38 @@ class _FileCheck:
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
-        if not self._new:
+        new = np.concatenate([np.empty(0, np.uint64), *self._new])
+        if not len(new):
             return
         try:
             self._notes.parent.mkdir(parents=True, exist_ok=True)
             with alone(self._notes), whole_file(self._notes) as path:
-                np.union1d(_numbers(self._notes), np.concatenate(self._new)).tofile(path)
+                np.union1d(_numbers(self._notes), new).tofile(path)
         except OSError as problem:
             text = f'that the data is whole cannot be noted, the next start checks it again: {problem}'
             print_log(text, 'current', WARNING)
 
     def check(self, files: list[_File]) -> None:
         """Looks at files that are not known to be whole."""
-        local = [file for file in files if file.reader.is_local and '://' not in file.path]
-        if len(local) < len(files):
-            self._try_one(files)
-        labels = sum(file.reader.is_label for file in local)
-        self._labels += labels
-        self._pictures += len(local) - labels
-        self._elsewhere += len(files) - len(local)
-        numbers = np.array(self._spread(_identify, local), np.uint64)
-        known = np.zeros(len(local), bool)
+        numbers = np.array(self._spread(_identify, files), np.uint64)
+        remote = np.array([not file.reader.is_local or '://' in file.path for file in files], bool)
+        plain = np.array([file.reader.is_plain for file in files], bool)
+        elsewhere = remote | (~plain & (numbers == 0))  # a reader of its own kind may take names that are no files
+        for i in np.flatnonzero(elsewhere):
+            self._ask(files[i])
+        known = np.zeros(len(files), bool)
         if len(self._known):
             places = np.searchsorted(self._known, numbers).clip(max=len(self._known) - 1)
             known = self._known[places] == numbers
-        self._again += int(known.sum())
-        unknown = np.flatnonzero(~known)
-        problems = self._spread(_look_at, [local[i] for i in unknown])
+        unknown = np.flatnonzero(~known & ~elsewhere)
+        problems = self._spread(_look_at, [files[i] for i in unknown])
         self._add(problems)
-        if len(whole := [i for i, problem in zip(unknown, problems, strict=True) if not problem]):
-            self._new.append(numbers[whole])
+        self._new.append(numbers[unknown[[not problem for problem in problems]]])
+        labels = np.array([file.reader.is_label for file in files], bool)
+        self._labels += int((labels & ~elsewhere).sum())
+        self._pictures += int((~labels & ~elsewhere).sum())
+        self._again += int((known & ~elsewhere).sum())
+        self._elsewhere += int(elsewhere.sum())
 
     def refuse(self) -> None:
         """Raises an InputError if a file is damaged."""
@@ -244,12 +243,12 @@ class _FileCheck:
         text += f', of which {self._again} were checked before' if self._again else ''
         return text + (f'; {self._elsewhere} files are not on local disks and not checked' if self._elsewhere else '')
 
-    def _try_one(self, files: list[_File]) -> None:
-        """Of what is elsewhere, the first file is read as the pipeline reads it: is it there at all?"""
-        for file in files:
-            if not (file.reader.is_local and '://' not in file.path) and file.reader not in self._tried:
-                self._tried.add(file.reader)
-                self._add([_read(file)])
+    def _ask(self, file: _File) -> None:
+        """Has the pipeline read what is no local file, until it has read one; else it is not there at all."""
+        answers = self._asked.setdefault(file.reader, [])
+        if None not in answers and len(answers) < _SHOWN:
+            answers.append(_read(file))
+            self._add(answers[-1:])
 
     def _add(self, problems: list[str | None]) -> None:
         found = [problem for problem in problems if problem]

@@ -232,6 +232,25 @@ def test_what_the_pipeline_reads_passes(tmp_path, log):
         check(Samples([{'img_path': str(tmp_path / 'bands.tif')}], [LoadImageFromFile()]))
 
 
+class LoadFromArchive(BaseTransform):
+    """Pictures without files of their own."""
+
+    def transform(self, results):
+        if not results['img_path'].startswith('archive#'):
+            raise FileNotFoundError
+        results['read'].append(results['img_path'])
+
+
+def test_names_that_only_the_pipeline_knows(log):
+    read = []
+    samples = [{'img_path': f'archive#{i}.jpg', 'read': read} for i in range(4)]
+    check(Samples(samples, [LoadFromArchive()], serialize_data=False))
+    assert '0 pictures and 0 label maps are whole; 4 files are not on local disks and not checked' in log()
+    names = [f'{i}.jpg' for i in range(9)]
+    with pytest.raises(InputError, match=r'(?s)damaged data:\n  0\.jpg: does not exist.*  4\.jpg: does not exist$'):
+        check(Samples([{'img_path': name} for name in names], [LoadFromArchive()]))
+
+
 class LoadNumpyArrays(BaseTransform):
     """`LoadMultiChannelImageFromFiles`, which takes a list of paths, for arrays."""
 
