@@ -17,7 +17,15 @@ from mmatm.environment import environment
 from mmatm.stack import FORKS, UPSTREAM, installed
 
 # Options that say where the data lies and how it is read, which is nobody else's business.
-_NEUTRAL = ('data_root', 'data_prefix', 'ann_file', 'num_workers', 'persistent_workers', 'randomness.seed')
+_NEUTRAL = (
+    'data_root',
+    'data_prefix',
+    'ann_file',
+    'num_workers',
+    'persistent_workers',
+    'randomness.seed',
+    'check_data',
+)
 
 
 def write_result(
