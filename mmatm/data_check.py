@@ -138,7 +138,7 @@ def _readers(dataset: Any) -> dict[str, _Reader]:
         is_local = not args or args == {'backend': 'local'}
         if 'Annotation' in name:
             toolbox = type(transform).__module__.partition('.')[0]
-            is_plain = name == 'LoadAnnotations' and toolbox in ('mmcv', 'mmseg', 'mmdet')
+            is_plain = toolbox in ('mmcv', 'mmseg', 'mmdet')
             allowed = _allowed_labels(dataset, transform) if is_plain else None
             if getattr(transform, 'with_seg', True):
                 readers.setdefault('seg_map_path', _Reader(transform, is_plain, is_local, True, allowed))
@@ -321,4 +321,5 @@ def _problem(path: str, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         size = str(error).split(' exceeds')[0]
         return f'{path}: more pixels than Pillow opens ({size}); cut it, or read it with imdecode_backend=cv2'
-    return f'{path}: cut short or not a picture ({str(error).split(chr(10))[0]})'
+    what = 'cut short or not a picture' if os.path.exists(path) else 'cannot be read'  # noqa: PTH110 (keys of backends)
+    return f'{path}: {what} ({str(error).split(chr(10))[0]})'
