@@ -186,9 +186,8 @@ def test_what_a_backend_maps_is_no_local_file(shapes, key, log, monkeypatch):
 
 
 def test_keys_with_a_scheme_are_no_local_files():
-    with pytest.raises(
-        InputError, match=r's3://bucket/a\.jpg: cannot be read \('
-    ):  # no client for it is installed here
+    # No client for it is installed here.
+    with pytest.raises(InputError, match=r's3://bucket/a\.jpg: cannot be read \('):
         check(Samples([{'img_path': 's3://bucket/a.jpg'}], [LoadImageFromFile()]))
 
 
