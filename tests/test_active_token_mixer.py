@@ -20,7 +20,7 @@ def definition(mixer, x, offset):
     x_w, x_h = axial_sample(x, offset, 'reference')
     w, h, c = mixer.fc_w(x_w), mixer.fc_h(x_h), mixer.fc_c(x)
     mlp = mixer.fusion
-    a = mlp.fc2(nn.functional.gelu(mlp.fc1((w + h + c).mean((1, 2))))).view(-1, 1, 1, CHANNELS, 3).softmax(-1)
+    a = mlp.fc2(mlp.act(mlp.fc1((w + h + c).mean((1, 2))))).view(-1, 1, 1, CHANNELS, 3).softmax(-1)
     return mixer.proj(a[..., 0] * w + a[..., 1] * h + a[..., 2] * c)
 
 
@@ -147,12 +147,68 @@ def test_autocast(size, dtype, mixer):
     assert (got.double() - expected).norm() < 20 * torch.finfo(dtype).eps * expected.norm()
 
 
-@pytest.mark.parametrize('name', ['fusion.fc2', 'fc_w', 'proj'])
-def test_hooks_of_layers_are_called(name, mixer):
+def double_output(module, args, output):
+    return 2 * output
+
+
+def double_gradient(module, *gradients):
+    return tuple(gradient if gradient is None else 2 * gradient for gradient in gradients[0])
+
+
+HOOKS = {
+    'forward_hook': double_output,
+    'forward_pre_hook': lambda module, args: (2 * args[0],),
+    'full_backward_hook': double_gradient,
+    'full_backward_pre_hook': double_gradient,
+}
+
+
+@pytest.mark.parametrize('everywhere', [False, True])
+@pytest.mark.parametrize('kind', list(HOOKS))
+@pytest.mark.parametrize('name', ['fusion.fc2', 'fc_w', 'proj', 'fusion.act'])
+def test_hooks_of_layers_are_called(name, kind, everywhere, mixer):
+    """As often as the definition calls them."""
+    called = []
+    layer = mixer.get_submodule(name)
+
+    def hook(module, *arguments):
+        if module is not layer:
+            return None
+        called.append(kind)
+        return HOOKS[kind](module, *arguments)
+
     x, offset = inputs(9, 7)
-    expected = mixer(x, offset)
-    mixer.get_submodule(name).register_forward_hook(lambda module, args, out: 2 * out)
-    assert (mixer(x, offset) - expected).abs().max() > 0.01
+    plain = results(mixer, mixer, x, offset)
+    if everywhere:
+        handle = getattr(nn.modules.module, f'register_module_{kind}')(hook)
+    else:
+        handle = getattr(layer, f'register_{kind}')(hook)
+    try:
+        got = results(mixer, mixer, x, offset)
+        count = len(called)
+        expected = results(lambda *args: definition(mixer, *args), mixer, x, offset)
+    finally:
+        handle.remove()
+    assert_close(got, expected)
+    assert len(called) == 2 * count > 0
+    assert any((y - was).abs().max() > 1e-3 for y, was in zip(got, plain, strict=True))
+
+
+@pytest.mark.parametrize('size', MAPS)
+def test_layers_that_are_changed_in_place_are_called(size, mixer):
+    """By their own forward, as some libraries patch them, by parametrizations, by another bias than there was."""
+    x, offset = inputs(*size)
+    fc_w, fc_c = mixer.fc_w, mixer.fc_c
+    plain = fc_w.forward
+    fc_w.forward = lambda tokens: 2 * plain(tokens)
+    nn.utils.parametrizations.weight_norm(mixer.fc_h)
+    with torch.no_grad():
+        mixer.fc_h.parametrizations.weight.original0 *= 2
+    fc_c.bias = nn.Parameter(torch.ones(CHANNELS, dtype=torch.float64))
+    mixer.proj.register_parameter('bias', None)
+    mixer.fusion.fc2.register_parameter('bias', None)
+    mixer.fusion.act.approximate = 'tanh'
+    assert_close(mixer(x, offset), definition(mixer, x, offset))
 
 
 def test_frozen_layers_get_no_gradient(mixer):

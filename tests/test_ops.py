@@ -253,6 +253,13 @@ def test_same_bits_each_time(backend):
     assert_close(second, first, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('size', [(0, 0), (0, 3), (3, 0)])
+def test_map_without_tokens(size, backend):
+    x, offset = random_case(2, *size, 6, 3)
+    maps = maps_and_gradients(axial_sample, x, offset, backend=backend)
+    assert [y.shape for y in maps] == [x.shape] * 3 + [offset.shape]
+
+
 def test_triton_reads_long_lines_from_memory(monkeypatch):
     import mmatm.ops.triton as kernels
 

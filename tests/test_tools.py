@@ -88,12 +88,15 @@ def test_slurm(config, tmp_path, tool, trained, name, port):
     """With stand-ins of Slurm's commands, and of Python, that note the tasks; they are run on this machine."""
     commands = tmp_path / 'bin'
     commands.mkdir()
-    (commands / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
+    # The nodes of the job, the first of which another step has.
+    (commands / 'scontrol').write_text(
+        '#!/bin/sh\necho "$3" | sed "s/allocated/127.0.0.2\\n127.0.0.1/; s/step/127.0.0.1/"\n'
+    )
     (commands / 'srun').write_text(
         '#!/bin/bash\n'
         'echo "$@" | tr "\\n" " " >>"$(dirname "$0")/asked"\n'
         'while [[ $1 == --* ]]; do shift; done\n'
-        'export SLURM_NTASKS=2 SLURM_JOB_NODELIST=here\n'
+        'export SLURM_NTASKS=2 SLURM_JOB_NODELIST=allocated SLURM_STEP_NODELIST=step\n'
         'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" && SLURM_PROCID=0 SLURM_LOCALID=0 "$@"\n'
     )
     (commands / 'python').write_text(

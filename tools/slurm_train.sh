@@ -17,6 +17,7 @@ exec srun --partition="$partition" --job-name="$job_name" --gres="gpu:$gpus_per_
     --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     bash -c '
         export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
-        export MASTER_PORT=${PORT:-29500} MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        nodes=${SLURM_STEP_NODELIST:-$SLURM_JOB_NODELIST} # a step may have a part of the nodes only
+        export MASTER_PORT=${PORT:-29500} MASTER_ADDR=$(scontrol show hostnames "$nodes" | head -n 1)
         exec "${PYTHON:-python}" "$@" --launcher pytorch
     ' bash "$(dirname "$0")/train.py" "$config" --work-dir "$work_dir" "$@"

@@ -22,7 +22,8 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
         # Compilers choose themselves what they make again.
-        if self.training and _is_plain(self.fc2) and not torch.compiler.is_compiling():
+        plain = _is_plain(self.fc2) and _is_plain(self.act, nn.GELU) and self.act.approximate == 'none'
+        if self.training and plain and not torch.compiler.is_compiling():
             return _LinearOfGelu.apply(x, self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
         return self.fc2(self.act(x))
 
@@ -51,9 +52,21 @@ class _LinearOfGelu(torch.autograd.Function):
         )
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is its weight and bias and no more: what stands in its place (LoRA, say) has to be called."""
-    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+_HOOKS = '_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks'
+
+
+def _is_plain(layer: nn.Module, kind: type[nn.Module] = nn.Linear, bias: bool = True) -> bool:
+    """Whether calling a layer computes what its kind does of its weight and bias, and no more.
+
+    What stands in its place (LoRA, say), has parametrizations or hooks, or was patched has to be called.
+    """
+    return (
+        type(layer) is kind  # parametrizations change it
+        and (kind is not nn.Linear or (layer.bias is not None) == bias)
+        and 'forward' not in vars(layer)
+        and not any(getattr(layer, hooks) for hooks in _HOOKS)
+        and not nn.modules.module._has_any_global_hook()
+    )
 
 
 class ActiveTokenMixer(nn.Module):
@@ -89,10 +102,11 @@ class ActiveTokenMixer(nn.Module):
             Token map (B, H, W, C).
         """
         tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
-        # Under a trace as defined: that is how FLOPs are counted.
-        plain = all(map(_is_plain, (self.fc_w, self.fc_h, self.fc_c, self.proj))) and not torch.jit.is_tracing()
-        # And where torch.export leaves sizes open: one graph serves them all.
-        fold = plain and not isinstance(tokens.shape[1], torch.SymInt) and tokens.shape[1] >= 3 * x.shape[-1]
+        plain = all(map(_is_plain, (self.fc_w, self.fc_h, self.proj))) and _is_plain(self.fc_c, bias=False)
+        # As defined under a trace, by which FLOPs are counted, and where torch.export leaves sizes open: one graph
+        # serves them all.
+        sized = not torch.jit.is_tracing() and not isinstance(tokens.shape[1], torch.SymInt)
+        fold = plain and sized and tokens.shape[1] >= 3 * x.shape[-1]
         mix = self._mix_folded if fold else self._mix
         return mix(tokens).view_as(x)
 

@@ -185,8 +185,8 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
     x, offset = x.contiguous(), offset.contiguous()
     b, h, w, c = x.shape
     sampled = x.new_empty((b, h, w, 3 * c))
-    blocks, constants = _plan(x.shape, offset.shape[3] // 2)
     if x.numel():
+        blocks, constants = _plan(x.shape, offset.shape[3] // 2)
         with torch.cuda.device_of(x):
             _forward[(b * max(h, w), blocks, 2)](x, offset, sampled, b, h, w, **constants)
     return sampled
