@@ -17,7 +17,7 @@ import mmengine.runner.checkpoint
 import numpy as np
 import torch
 from mmengine.fileio import get_local_path
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import HistoryBuffer, MMLogger, print_log
 from torch import Tensor, nn
 
 from mmatm.archs import ARCHS, NUM_STAGES
@@ -31,6 +31,9 @@ def _statistic(owner: type, name: str) -> Callable:
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r} and {name!r}')
     return getattr(HistoryBuffer, name)
 
+
+# How many names a message shows of each kind; all would be a wall of them.
+_SHOWN = 3
 
 # What MMEngine puts into its checkpoints beside tensors, and the authors' scripts into theirs. torch.load refuses
 # everything else, and runs none of it. numpy < 2 wrote the same functions under another module's name.
@@ -82,6 +85,10 @@ _AUTHORS_NAMES = (
     (r'norm_(\d)\.', r'norm\1.'),
     (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
 )
+
+# Where checkpoints have their weights: the averaged ones of the authors' and of timm's scripts, then the others.
+# MMEngine swaps them when saving, so that `state_dict` are the averaged ones.
+_CONTAINERS = 'model_ema', 'state_dict_ema', 'state_dict', 'model'
 
 # Where the authors publish weights, by the config they are for: anything that `mmatm.download` takes.
 PUBLISHED = {
@@ -151,7 +158,7 @@ def read_checkpoint(path: str, map_location: Any = 'cpu', digest: bool = False) 
     if not isinstance(checkpoint, dict):
         raise InputError(f'{path} holds a {type(checkpoint).__name__}, not a dict of weights')
 
-    containers = [key for key in ('model_ema', 'state_dict', 'model') if isinstance(checkpoint.get(key), Mapping)]
+    containers = [key for key in _CONTAINERS if isinstance(checkpoint.get(key), Mapping)]
     if not containers:
         checkpoint, containers = {'weights': checkpoint}, ['weights']
     weights = {name.removeprefix('module.'): w for name, w in checkpoint[containers[0]].items()}
@@ -204,17 +211,57 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Loads weights into a model that they have to fill; weights that it does not use are named in a warning.
 
     Raises:
-        InputError: Names the parameters that are missing or of another shape.
+        InputError: Names parameters that are missing or of another shape, the first of them.
     """
     try:
-        keys = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # shapes
-        raise InputError(f'the weights are of another model than the config. {error}') from None
+        with own_names_shown(weights):
+            keys = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes, a line each
+        shown = _brief({'the weights are of another model than the config': str(error).splitlines()[1:]})
+        raise InputError(shown) from None
     missing = [name for name in keys.missing_keys if not name.endswith('num_batches_tracked')]
     if missing:
-        raise InputError(f'the weights do not fill the model; missing: {", ".join(missing)}')
+        raise InputError(f'the weights do not fill the model; {_brief({"missing": missing})}')
     if keys.unexpected_keys:
         print_log(f'not used by this model: {", ".join(keys.unexpected_keys)}', 'current', logging.WARNING)
+
+
+class _OtherNetworkError(InputError):
+    """Weights of which an ATMNet sees none, as their names begin otherwise than its own."""
+
+
+@contextmanager
+def own_names_shown(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Where weights turn out to be of another network than ATMNet, the refusal shows what names they have."""
+    try:
+        yield
+    except _OtherNetworkError:
+        raise InputError(_foreign(weights)) from None
+
+
+def _foreign(weights: Mapping[str, Tensor]) -> str:
+    return f'these are not the weights of an ATMNet; their names are like {_first(list(weights))}'
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    return ', '.join(name.strip() for name in names[:_SHOWN]) + more
+
+
+def _brief(names: Mapping[str, Sequence[str]]) -> str:
+    """The first names of each kind, in a line; all of them go into the log file of a training or test, if there is one.
+
+    Args:
+        names: By what they are, as 'missing'.
+    """
+    line = '; '.join(f'{kind}: {_first(found)}' for kind, found in names.items())
+    files = [h for h in MMLogger.get_current_instance().handlers if isinstance(h, logging.FileHandler)]
+    if not files or all(len(found) <= _SHOWN for found in names.values()):
+        return line
+    whole = '\n'.join(f'{kind}: {", ".join(name.strip() for name in found)}' for kind, found in names.items())
+    for file in files:
+        file.handle(logging.LogRecord('mmengine', logging.INFO, __file__, 0, whole, None, None))
+    return f'{line}; all names are in {files[0].baseFilename}'
 
 
 def latest_checkpoint(folder: str) -> str | None:
@@ -308,21 +355,30 @@ def drop_unused(state_dict: dict[str, Tensor], prefix: str, out_indices: Sequenc
             del state_dict[name]
 
 
-def refuse_mismatch(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def refuse_mismatch(given: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str = '') -> None:
     """Checks that weights fill a backbone; only output norms may be missing.
 
+    Args:
+        given: The weights whose names begin with the prefix, without it.
+        own: Those of the backbone.
+        prefix: The backbone's name in the model with its dot.
+
     Raises:
-        InputError: Names every parameter that is missing, unknown or of another shape.
+        InputError: Names parameters that are missing, unknown or of another shape, the first of each.
     """
     missing = [name for name in own if name not in given and not name.startswith('norm')]
     unknown = [name for name in given if name not in own]
     other = [name for name in own if name in given and given[name].shape != own[name].shape]
     if not (missing or unknown or other):
         return
+    if not given:
+        # There may be others, which only who read the file can show.
+        reason = f'none of their names begins with {prefix}' if prefix else 'there are none'
+        raise _OtherNetworkError(f'these are not the weights of an ATMNet; {reason}')
     if not set(given) & set(own):
-        raise InputError(f'these are not the weights of an ATMNet; their names are like {list(given)[:3] or "none"}')
+        raise InputError(_foreign(given))
     kinds = {'missing': missing, 'unknown': unknown, 'of another shape': other}
-    names = '; '.join(f'{kind}: {", ".join(names)}' for kind, names in kinds.items() if names)
+    names = _brief({kind: names for kind, names in kinds.items() if names})
     raise InputError(f'weights of {describe(given)} do not fill {describe(own)}. {names}')
 
 

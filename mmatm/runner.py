@@ -22,7 +22,13 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmatm.checkpoint import checkpoint_to_resume, fill_model, read_checkpoint, training_checkpoints
+from mmatm.checkpoint import (
+    checkpoint_to_resume,
+    fill_model,
+    own_names_shown,
+    read_checkpoint,
+    training_checkpoints,
+)
 from mmatm.checkpoint_hook import CheckpointHook, explain_full_disk
 from mmatm.curves import CurvesHook
 from mmatm.data_check import check_dataset, describe_dataset
@@ -281,7 +287,8 @@ class Runner(MMEngineRunner):
             if self._exact:
                 fill_model(self._bare_model, checkpoint['state_dict'])
             else:
-                _load_checkpoint_to_model(self._bare_model, checkpoint, strict, revise_keys=revise_keys)
+                with own_names_shown(checkpoint['state_dict']):
+                    _load_checkpoint_to_model(self._bare_model, checkpoint, strict, revise_keys=revise_keys)
         except InputError as error:
             raise InputError(f'{filename}: {error}') from None
         self._has_loaded = True

@@ -2,19 +2,24 @@
 
 import os
 import pickle
+import re
 
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer
+from conftest import write_config
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import load_checkpoint
 from torch import nn
 
 import golden_data
 import stand_ins
 from mmatm.archs import ARCHS
-from mmatm.checkpoint import latest_checkpoint, own_name, read_backbone, read_checkpoint
+from mmatm.checkpoint import fill_model, latest_checkpoint, own_name, read_backbone, read_checkpoint
+from mmatm.config import load_config
 from mmatm.errors import InputError
+from mmatm.inference import load_model
 from mmatm.models import ATMNet
+from mmatm.runner import Runner
 
 
 @pytest.fixture(scope='module')
@@ -146,6 +151,68 @@ def all_ways(golden, path):
     model.backbone = ATMNet(golden['atmnet_arch'])
     yield lambda: load_checkpoint(model, str(path))  # load_from, with anybody's training script
     yield lambda: load_checkpoint(model.backbone, str(path))
+
+
+def test_averaged_weights_of_timm_are_taken(tmp_path):
+    """timm's training script writes `state_dict`, and the averaged weights beside it."""
+    file = {
+        'arch': 'atmnet_t',
+        'state_dict': {'a': torch.zeros(1)},
+        'state_dict_ema': {'module.a': torch.ones(1)},
+        'metric': 71.5,
+    }
+    torch.save(file, tmp_path / 'timm.pth.tar')
+    read = read_checkpoint(str(tmp_path / 'timm.pth.tar'))
+    assert read == {'arch': 'atmnet_t', 'metric': 71.5, 'state_dict': {'a': torch.ones(1)}}
+
+
+def test_weights_of_another_network_are_shown_by_their_own_names(golden, tmp_path, shapes):
+    names = 'encoder.conv1.weight', 'encoder.bn1.weight', 'encoder.bn1.bias', 'encoder.fc.weight'
+    torch.save({'state_dict': {name: torch.zeros(3) for name in names}}, tmp_path / 'other.pth')
+    shown = 'their names are like encoder.conv1.weight, encoder.bn1.weight, encoder.bn1.bias and 1 more'
+    with pytest.raises(InputError, match=shown):
+        start(golden, tmp_path / 'other.pth')
+    config = load_config(str(write_config(tmp_path, shapes)))
+    with pytest.raises(InputError, match=rf'other\.pth: these are not the weights of an ATMNet; {shown}'):
+        load_model(config, str(tmp_path / 'other.pth'))
+    config.load_from = str(tmp_path / 'other.pth')
+    runner = Runner.from_cfg(config)
+    with pytest.raises(InputError, match=rf'other\.pth: these are not the weights of an ATMNet; {shown}'):
+        runner.load_or_resume()
+    model = nn.Module()
+    model.backbone = ATMNet(golden['atmnet_arch'])
+    with pytest.raises(InputError, match=r'not the weights of an ATMNet; none of their names begins with backbone\.'):
+        load_checkpoint(model, str(tmp_path / 'other.pth'))  # in anybody's training script, which knows the others
+
+
+def test_many_names_are_for_the_log_file(golden, tmp_path, capsys):
+    small = golden_data.load('mini_b')
+    torch.save({'model': golden_data.authors_weights(small['classifier_shapes'])}, tmp_path / 'b.pth')
+    logger = MMLogger.get_instance('named', log_file=str(tmp_path / 'log'))
+    with pytest.raises(InputError) as refused:
+        start(golden, tmp_path / 'b.pth')
+    message = str(refused.value)
+    assert re.search(r'of another shape: stem\.weight, \S+, \S+ and \d+ more', message)
+    assert message.endswith(f'; all names are in {tmp_path}/log')
+    assert len(message) < 800
+    with torch.device('meta'):
+        own = ATMNet(golden['atmnet_arch'])
+    logged = (tmp_path / 'log').read_text()
+    listed = set(re.search('missing: (.*)', logged)[1].split(', '))
+    assert listed >= {name for name in own.state_dict() if name.startswith('stages.0.blocks.')} - {
+        own_name(name) for name in small['classifier_shapes']
+    }
+    printed = ''.join(capsys.readouterr())
+    assert 'stem.weight' not in printed
+    logger.handlers.clear()
+
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(9)))
+    for weights, kind in (
+        ({}, 'missing: 0.weight, 0.bias, 1.weight and 15 more'),
+        ({f'{i}.weight': torch.zeros(3) for i in range(9)}, 'size mismatch for 2.weight.* and 6 more'),
+    ):
+        with pytest.raises(InputError, match=f'(?s){kind}$'):
+            fill_model(model, weights)
 
 
 def test_half_matching_files_are_refused_with_the_names(golden, pyramid, tmp_path):

@@ -249,6 +249,7 @@ class ATMNet(BaseModule):
         refuse_mismatch(
             {name.removeprefix(prefix): w for name, w in state_dict.items() if name.startswith(prefix)},
             self.state_dict(),
+            prefix,
         )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
