@@ -1,5 +1,7 @@
 """Writes a config file that inherits another one and holds only what differs."""
 
+import math
+import re
 from collections.abc import Iterable, Sequence
 from keyword import iskeyword
 from typing import Any
@@ -28,7 +30,7 @@ def config_text(base: str, changes: Iterable[tuple[Sequence[str | int], Any, Any
     tree = _Entries()
     for path, old, new in changes:
         _insert(tree, path, old, new)
-    lines = [f'# {comment}', f'_base_ = {base!r}']
+    lines = [f'# {comment}', f'_base_ = {_literal(base)}']
     lines += [f'{key} = {_render(value, result[key], f"_base_.{key}", 0, False)}' for key, value in tree.items()]
     return '\n'.join(lines) + '\n'
 
@@ -71,11 +73,18 @@ def _render(value: Any, result: Any, base: str, indent: int, in_list: bool) -> s
     if isinstance(value, (list, tuple)):
         opening, closing = '[]' if isinstance(value, list) else ('(', ',)' if len(value) == 1 else ')')
         return _layout(opening, [_render(entry, entry, '', indent + 4, in_list) for entry in value], closing, indent)
-    return repr(value)
+    return _literal(value)
+
+
+def _literal(value: Any) -> str:
+    """A value as Python and MMEngine read it back: `inf` is no name, and {{ }} are MMEngine's variables."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    return re.sub(r'\{(?=\{)', r'\\x7b', repr(value)) if isinstance(value, str) else repr(value)
 
 
 def _access(base: str, key: str) -> str:
-    return f'{base}.{key}' if key.isidentifier() and not iskeyword(key) else f'{base}[{key!r}]'
+    return f'{base}.{key}' if key.isidentifier() and not iskeyword(key) else f'{base}[{_literal(key)}]'
 
 
 def _layout_dict(entries: dict[str, str], base: str, indent: int) -> str:
@@ -84,7 +93,7 @@ def _layout_dict(entries: dict[str, str], base: str, indent: int) -> str:
         return _layout(
             'dict(', [*[base] * bool(base), *(f'{key}={text}' for key, text in entries.items())], ')', indent
         )
-    items = [*[f'**{base}'] * bool(base), *(f'{key!r}: {text}' for key, text in entries.items())]
+    items = [*[f'**{base}'] * bool(base), *(f'{_literal(key)}: {text}' for key, text in entries.items())]
     return _layout('{', items, '}', indent)
 
 

@@ -1,6 +1,7 @@
 """Config files of differences: read back by MMEngine, they are the base with the changes."""
 
 import copy
+import math
 
 import pytest
 from mmengine.config import Config
@@ -49,6 +50,16 @@ def written(tmp_path, changes):
             (('model', 'backbone'), {'type': 'A'}, {'type': 'B', 'k': {'a': 1}}),
             (('model', 'backbone', 'k'), {}, {'b': 2}),
         ],
+        [
+            (('model', 'backbone', 'depth'), 50, float('inf')),
+            (('model', 'keys', 'c'), {'lr': 2}, {'lr': [-float('inf'), {'x': (float('inf'),)}]}),
+        ],
+        # What MMEngine puts in place of these, were they written as they are, is not what is meant.
+        [
+            (('load_from',), 'file', "{{ fileDirname }}/it's.pth"),
+            (('model', 'backbone', 'depth'), 50, '"{{$HOME:x}}" and {{{ _base_.load_from }}}'),
+            (('model', 'keys'), {'c': {}}, {'{{fileBasename}}': {'a': '\\{{ fileExtname }}'}}),
+        ],
         [],
     ],
 )
@@ -56,6 +67,19 @@ def test_reads_back(tmp_path, changes):
     text, got, expected = written(tmp_path, changes)
     assert got == expected
     assert all(len(line) <= 104 for line in text.splitlines())
+
+
+def test_not_a_number_reads_back(tmp_path):
+    _, got, _ = written(tmp_path, [(('model', 'backbone', 'depth'), 50, float('nan'))])
+    assert math.isnan(got['model']['backbone']['depth'])
+
+
+def test_base_with_braces_in_its_name(tmp_path):
+    folder = tmp_path / '{{ fileBasename }}'
+    folder.mkdir()
+    (folder / 'base.py').write_text(BASE)
+    (tmp_path / 'new.py').write_text(config_text(str(folder / 'base.py'), [], {}, 'for {{ fileDirname }}'))
+    assert Config.fromfile(tmp_path / 'new.py').model.backbone.depth == 50
 
 
 def test_form(tmp_path):
