@@ -81,6 +81,32 @@ def _test_dataset(cfg: Config) -> dict | None:
     return innermost_dataset(dataset) if dataset else None
 
 
+def require_task(cfg: Config, task: str) -> None:
+    """Checks what the model of a config is for, without building it.
+
+    Args:
+        cfg: A config with a model.
+        task: ``'detection'``, ``'semantic segmentation'`` or ``'classification'``.
+
+    Raises:
+        InputError: The model is for another task. One of an unknown type is not: building it says so.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    kind = (cfg.get('model') or {}).get('type')
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    if isinstance(kind, type) and _task(kind) != task:
+        raise InputError(
+            f'{kind.__name__} of this config is for {_task(kind) or "another task"}; this command is for {task}'
+        )
+
+
+def _task(kind: type) -> str | None:
+    bases = {base.__name__ for base in kind.__mro__}
+    return next((task for base, (task, _) in _TASKS.items() if base in bases), None)
+
+
 def find_pictures(places: Sequence[str]) -> list[Path]:
     """The pictures that files, folders (with all below them) and patterns like `street/*.jpg` stand for, each once.
 
@@ -159,8 +185,8 @@ def predict_pictures(
         model.to(device or get_device())
     except (RuntimeError, AssertionError) as error:
         raise InputError(f'the model cannot be brought to --device {device}: {error}') from None
-    bases = {base.__name__ for base in type(model).__mro__}
-    task, predict = next((found for base, found in _TASKS.items() if base in bases), (None, None))
+    task = _task(type(model))
+    predict = dict(_TASKS.values()).get(task)
     if predict is None:
         raise InputError(f'{type(model).__name__} is no detector, segmentor or classifier of pictures')
     if 'classes' not in model.dataset_meta:

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmatm.errors import InputError
-from mmatm.inference import load_model
+from mmatm.inference import load_model, require_task
 
 _UNLABELLED = (255, 255, 255)
 
@@ -31,10 +31,11 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
         count: Pictures to draw, spread evenly over the data set.
 
     Raises:
-        InputError: The checkpoint cannot be read or does not fill the model; count is below 1.
+        InputError: The checkpoint cannot be read or does not fill the model, which is no segmentor; count is below 1.
     """
     if count < 1:
         raise InputError(f'count must be 1 or more, not {count}')
+    require_task(cfg, 'semantic segmentation')
     model = load_model(cfg, checkpoint)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes, palette = dataset.metainfo['classes'], dataset.metainfo['palette']

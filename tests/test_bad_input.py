@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DETECTOR, ROOT, write_config
 from PIL import Image
 
 import stand_ins
@@ -164,3 +164,13 @@ def test_more_classes_than_the_model(config, error_of):
         r'the data has 7 classes \(.*\), but the model decode_head\.num_classes=3 and auxiliary_head\.num_classes=3',
         error_of('train.py', config, '--cfg-options', *options),
     )
+
+
+def test_commands_for_one_task_refuse_the_others(tmp_path, shapes, config, error_of):
+    """Before the checkpoint is read."""
+    path = write_config(tmp_path, shapes, DETECTOR)
+    message = 'MaskRCNN of this config is for detection; this command is for semantic segmentation'
+    assert message in error_of('draw_segmentation.py', path, tmp_path / 'absent.pth')
+    path = write_config(tmp_path, shapes)
+    message = 'EncoderDecoder of this config is for semantic segmentation; this command is for detection'
+    assert message in error_of('overfit_coco.py', path, '--data-root', tmp_path, '--work-dir', tmp_path / 'work')

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmatm.command_line import run
 from mmatm.config import load_config, walk
 from mmatm.errors import InputError
+from mmatm.inference import require_task
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument('--scale', type=int, nargs=2, default=(256, 192), metavar=('LONG', 'SHORT'), help='in pixels')
     parser.add_argument('--work-dir', type=Path)
     args = parser.parse_args()
+    cfg = load_config(args.config)
+    require_task(cfg, 'detection')
     work_dir = (args.work_dir or ROOT / 'work_dirs' / f'overfit_{Path(args.config).stem}').absolute()
     work_dir.mkdir(parents=True, exist_ok=True)
     annotations = work_dir / 'annotations.json'
@@ -60,7 +63,7 @@ def main() -> None:
             options += [f'{split}_dataloader.dataset.pipeline.1.scale={scale}', f'{split}_dataloader.num_workers=1']
 
     # Of 512 samples a picture, 128 would go through the mask head: most of the time.
-    samplers = [key for key, _ in walk(load_config(args.config).model) if re.search(r'rcnn.*sampler\.num$', key)]
+    samplers = [key for key, _ in walk(cfg.model) if re.search(r'rcnn.*sampler\.num$', key)]
     options += [f'model.{key}=64' for key in samplers]
     common = ['--work-dir', str(work_dir), '--cfg-options', *options]
     train = [sys.executable, str(ROOT / 'tools/train.py'), args.config, '--from-scratch', *common]
