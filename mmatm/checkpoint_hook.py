@@ -1,6 +1,8 @@
 """Saves checkpoints such that one is always whole: a new one is written first, then the outdated one removed."""
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,13 @@ from mmatm.checkpoint import latest_checkpoint
 from mmatm.errors import InputError
 from mmatm.files import NO_ROOM, whole_file
 
+# A disk with less room than that, in bytes, is full.
+_FULL = 2**20
+
 
 @contextmanager
 def explain_full_disk(folder: str) -> Iterator[None]:
-    """Says which checkpoint in a work folder is whole where writing to it ends a training.
+    """Says what disk was full, and which checkpoint in a work folder is whole, where that ends a training.
 
     Raises:
         InputError: In place of an `OSError` of a full disk.
@@ -28,9 +33,24 @@ def explain_full_disk(folder: str) -> Iterator[None]:
             raise
         newest = latest_checkpoint(folder)
         raise InputError(
-            f'the training could not write to {folder} any more ({error.strerror}). Make room there, then '
+            f'{_refused(error, folder)}. Make room there, then '
             + (f'go on from {newest} with --resume' if newest else 'start again: there is no checkpoint yet')
         ) from None
+
+
+def _refused(error: OSError, folder: str) -> str:
+    """What could not be written, as far as that is known: many errors name no file, and the disk may be any."""
+    words = f'any more ({error.strerror})'
+    if isinstance(error.filename, str):
+        inside = Path(error.filename).absolute().is_relative_to(Path(folder).absolute())
+        return f'the training could not write {f"to {folder}" if inside else error.filename} {words}'
+    # Beside the work folder, the one for temporary files and the memory through which data loaders hand on samples.
+    places = [place for place in dict.fromkeys((folder, tempfile.gettempdir(), '/dev/shm')) if Path(place).is_dir()]
+    free = {place: shutil.disk_usage(place).free for place in places}
+    if full := [place for place in places if free[place] < _FULL]:
+        return f'the training could not write to {" or ".join(full)} {words}'
+    rooms = ', '.join(f'{size / 1e9:.1f} GB in {place}' for place, size in free.items())
+    return f'the training could not write {words}; where, the system does not say. Free are {rooms}'
 
 
 class CheckpointHook(MMEngineCheckpointHook):

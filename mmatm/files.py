@@ -23,11 +23,18 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to, which becomes `path` when the block ends without an error.
 
     One temporary path serves all files of a folder: what a kill leaves there, the next file overwrites.
+
+    Raises:
+        OSError: As writing raised it, with the path if it named none.
     """
     partial = path.with_name('unfinished.partial')
     try:
         yield partial
         give_name(partial, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as where writing to an open file fails
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,13 +1,16 @@
 """What a training survives: kills at any moment, the loss of one of its processes, a full disk."""
 
+import errno
 import itertools
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,8 +34,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 import mmatm.runner
 from forked import LIMIT, free_port, kill, processes, run_tool, start, wait, wait_until
 from mmatm.checkpoint import latest_checkpoint, read_checkpoint
-from mmatm.checkpoint_hook import CheckpointHook
+from mmatm.checkpoint_hook import CheckpointHook, explain_full_disk
 from mmatm.config import load_config
+from mmatm.errors import InputError
+from mmatm.files import whole_file
 from mmatm.launch import describe
 from mmatm.runner import Runner
 
@@ -304,6 +309,54 @@ def test_full_disk_while_saving(tmp_path, toy, step, left, newest):
     assert exitcode == 0, (tmp_path / 'output').read_text()[-3000:]
     assert check_toy(folder, toy) == 40
     assert {'best_score_iter_40.pth', 'iter_40.pth'} <= {*names(folder)}
+
+
+@pytest.mark.parametrize(
+    ('error', 'free', 'message'),
+    [
+        (OSError(errno.ENOSPC, 'No space left', '{folder}/sub/log'), {}, 'the training could not write to {folder} '),
+        (OSError(errno.ENOSPC, 'No space left', '/cache/maps'), {}, 'the training could not write /cache/maps '),
+        (OSError(errno.ENOSPC, 'No space left', '{folder}er/log'), {}, 'the training could not write {folder}er/log '),
+        (OSError(errno.ENOSPC, 'No space left'), {'{folder}': 0}, 'the training could not write to {folder} '),
+        (OSError(errno.ENOSPC, 'No space left'), {'{temp}': 4096}, 'the training could not write to {temp} '),
+        (
+            OSError(errno.ENOSPC, 'No space left'),
+            {'{temp}': 0, '{folder}': 0},
+            'the training could not write to {folder} or {temp} ',
+        ),
+        (
+            OSError(errno.EDQUOT, 'Quota exceeded'),
+            {},
+            'the training could not write any more (Quota exceeded); where, the system does not say. '
+            'Free are 2.0 GB in {folder}, 2.0 GB in {temp}',
+        ),
+    ],
+)
+def test_full_disk_is_the_work_folders_only_if_it_is(tmp_path, monkeypatch, error, free, message):
+    names = {'folder': f'{tmp_path}/work', 'temp': f'{tmp_path}/temp'}
+    for name in names.values():
+        Path(name).mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', names['temp'])
+    free = {path.format(**names): size for path, size in free.items()}
+    usage = SimpleNamespace(free=2 * 10**9)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=free.get(str(path), usage.free)))
+    if error.filename:
+        error = type(error)(error.errno, error.strerror, error.filename.format(**names))
+    with pytest.raises(InputError) as refusal, explain_full_disk(names['folder']):
+        raise error
+    assert str(refusal.value).startswith(message.format(**names))
+    assert 'start again: there is no checkpoint yet' in str(refusal.value)
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='Linux has a disk that is always full')
+def test_files_that_have_their_name_when_whole_tell_it(tmp_path):
+    def write():
+        with whole_file(tmp_path / 'a.pth'):
+            Path('/dev/full').write_text('0')
+
+    with pytest.raises(OSError, match=r'No space left') as stop:
+        write()
+    assert stop.value.filename == f'{tmp_path}/a.pth'
 
 
 def test_full_disk_is_one_message(tmp_path, whole):
