@@ -1,15 +1,19 @@
 """What the commands in tools/ share."""
 
 import argparse
+import hashlib
 import os
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
 from mmatm.config import load_config
 from mmatm.errors import InputError
+from mmatm.files import first_to_do
 from mmatm.quiet import silence
 
 silence()  # here, as worker processes that are spawned import the command again
@@ -58,8 +62,21 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; what the user can mend is said in one message, without a traceback, by the first process."""
+    """Runs a command; what the user can mend is said in one message, without a traceback.
+
+    Of several processes each says its own, but what another one on its node has said already is not said again. They
+    know of each other by the folder `MMATM_SAID`, which tools/dist_*.sh and tools/slurm_*.sh name; without it all
+    say theirs.
+    """
     try:
         main()
     except InputError as error:
-        sys.exit(f'error: {error}' if os.environ.get('RANK', '0') == '0' else 1)
+        if int(os.environ.get('WORLD_SIZE', '1')) == 1:
+            sys.exit(f'error: {error}')
+        rank, node, said = os.environ.get('RANK', '?'), socket.gethostname(), os.environ.get('MMATM_SAID')
+        note = said and Path(said) / hashlib.sha256(str(error).encode()).hexdigest()
+        with first_to_do(note) if note else nullcontext(True) as first:
+            if first:
+                # Before the end of the block: a launcher ends all processes as soon as one has ended.
+                print(f'error in process {rank} on {node}: {error}', file=sys.stderr, flush=True)
+        sys.exit(1)

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -77,6 +77,28 @@ def alone(path: Path) -> Iterator[bool]:
             finally:
                 lock.unlink(missing_ok=True)  # before others get hold of it
             return
+
+
+@contextmanager
+def first_to_do(note: Path) -> Iterator[bool]:
+    """Lets one of several processes do something, noted in a file; the others wait at the beginning of the block.
+
+    Yields:
+        Whether none has done it yet. Where nothing can be noted, as on a full disk, that is told to all.
+    """
+    done, file = False, None
+    with ExitStack() as stack:
+        with suppress(OSError):
+            note.parent.mkdir(exist_ok=True)
+            file = stack.enter_context(note.open('a+'))
+            if fcntl is not None:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # until it is done; a kill frees it
+            file.seek(0)
+            done = bool(file.read())
+        yield not done
+        if file is not None and not done:
+            with suppress(OSError):
+                os.write(file.fileno(), b'done')
 
 
 def _lock(descriptor: int, path: Path) -> bool:

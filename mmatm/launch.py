@@ -1,7 +1,9 @@
 """`torchrun`, but a process that fails has the last word: `python -m mmatm.launch` takes torchrun's arguments."""
 
+import os
 import signal
 import sys
+from tempfile import TemporaryDirectory
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -22,7 +24,9 @@ def describe(error: ChildFailedError) -> str:
 
 if __name__ == '__main__':
     try:
-        main()
+        with TemporaryDirectory(prefix='mmatm-') as said:
+            os.environ['MMATM_SAID'] = said  # where processes note what they said, see mmatm/command_line.py
+            main()
     except ChildFailedError as error:
         sys.exit(describe(error))
     except SignalException as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import golden_data
 import stand_ins
 from forked import free_port, kill, run_tool, start, wait
 from mmatm.checkpoint import read_checkpoint
+from mmatm.command_line import run
+from mmatm.errors import InputError
 
 
 def miou(output: str) -> str:
@@ -96,12 +99,14 @@ def test_slurm(config, tmp_path, tool, trained, name, port):
         '#!/bin/bash\n'
         'echo "$@" | tr "\\n" " " >>"$(dirname "$0")/asked"\n'
         'while [[ $1 == --* ]]; do shift; done\n'
+        'export SLURM_JOB_ID=7 SLURM_STEP_ID=1 SLURMD_NODENAME=node5 TMPDIR=/local\n'
         'export SLURM_NTASKS=2 SLURM_JOB_NODELIST=allocated SLURM_STEP_NODELIST=step\n'
         'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" && SLURM_PROCID=0 SLURM_LOCALID=0 "$@"\n'
     )
     (commands / 'python').write_text(
         '#!/bin/sh\n'
-        'for name in RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT; do printenv "$name"; done >"$0$RANK"\n'
+        'for name in RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT MMATM_SAID\n'
+        'do printenv "$name"; done >"$0$RANK"\n'
         'printf "%s\\n" "$@" >>"$0$RANK"\n'
     )
     for command in commands.iterdir():
@@ -115,10 +120,10 @@ def test_slurm(config, tmp_path, tool, trained, name, port):
     tool(f'slurm_{name}.sh', 'gpu', 'job', config, last, *options, **environment)
     assert '--partition=gpu --job-name=job --gres=gpu:2 --ntasks=2' in (commands / 'asked').read_text()
     tasks = [(commands / f'python{rank}').read_text().splitlines() for rank in (0, 1)]
-    assert [task[:6] for task in tasks] == [
-        [rank, rank, '2', '127.0.0.1', port, f'{ROOT}/tools/{name}.py'] for rank in '01'
-    ]
-    output = two(tmp_path, *(task[5:] for task in tasks), port=port)
+    said = '/local/mmatm-7.1.0-node5'
+    expected = [[rank, rank, '2', '127.0.0.1', port, said, f'{ROOT}/tools/{name}.py'] for rank in '01']
+    assert [task[:7] for task in tasks] == expected
+    output = two(tmp_path, *(task[6:] for task in tasks), port=port)
     assert 'GPU number: 2' in output
     assert (tmp_path / 'elsewhere/iter_2.pth').exists() if name == 'train' else miou(output)
 
@@ -185,9 +190,38 @@ def test_old_layout_is_tested_directly(config, tmp_path, tool):
 
 
 def test_distributed_refusal_is_one_message(config, tool, tmp_path, port):
-    output = tool('dist_test.sh', config, tmp_path / 'absent.pth', 2, fails=True, PORT=port)
-    assert output.count('error: there is no checkpoint') == 1
+    output = tool('dist_test.sh', config, tmp_path / 'absent.pth', 2, fails=True, PORT=port, TMPDIR=str(tmp_path))
+    assert len(re.findall(r'error in process [01] on \S+: there is no checkpoint', output)) == 1
+    assert output.count('there is no checkpoint') == 1
     assert 'Traceback' not in output
+    assert not list(tmp_path.glob('mmatm*'))
+
+
+@pytest.mark.parametrize('launched', [True, False])
+def test_each_node_says_its_errors(tmp_path, monkeypatch, capsys, launched):
+    """The first process that has an error says it, be it the first of the node or not; the others theirs, if any."""
+
+    def refuse(message):
+        raise InputError(message)
+
+    def said(rank, message, node):
+        if launched:  # else by hand, where nobody tells which processes belong together
+            monkeypatch.setenv('MMATM_SAID', str(tmp_path / node))
+        monkeypatch.setenv('RANK', str(rank))
+        with pytest.raises(SystemExit) as stop:
+            run(lambda: refuse(message))
+        assert stop.value.code == 1
+        return capsys.readouterr().err
+
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    host = socket.gethostname()
+    assert said(1, 'no data', 'a') == f'error in process 1 on {host}: no data\n'
+    assert said(0, 'no data', 'a') == ('' if launched else f'error in process 0 on {host}: no data\n')
+    assert said(0, 'no weights', 'a') == f'error in process 0 on {host}: no weights\n'
+    assert said(2, 'no data', 'b') == f'error in process 2 on {host}: no data\n'
+    (tmp_path / 'c').write_text('where no folder can be made')
+    for rank in (2, 3):
+        assert said(rank, 'no data', 'c') == f'error in process {rank} on {host}: no data\n'
 
 
 def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, trained):

@@ -19,5 +19,7 @@ exec srun --partition="$partition" --job-name="$job_name" --gres="gpu:$gpus_per_
         export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
         nodes=${SLURM_STEP_NODELIST:-$SLURM_JOB_NODELIST} # a step may have a part of the nodes only
         export MASTER_PORT=${PORT:-29500} MASTER_ADDR=$(scontrol show hostnames "$nodes" | head -n 1)
+        step=$SLURM_JOB_ID.$SLURM_STEP_ID.${SLURM_RESTART_COUNT:-0}
+        export MMATM_SAID=${TMPDIR:-/tmp}/mmatm-$step-$SLURMD_NODENAME # where errors that were said are noted
         exec "${PYTHON:-python}" "$@" --launcher pytorch
     ' bash "$(dirname "$0")/train.py" "$config" --work-dir "$work_dir" "$@"
