@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from mmatm.config import load_config
+from mmatm.config_errors import config_of, explain
 from mmatm.errors import InputError
 from mmatm.files import first_to_do
 from mmatm.quiet import silence
@@ -70,13 +71,24 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except InputError as error:
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
         if int(os.environ.get('WORLD_SIZE', '1')) == 1:
-            sys.exit(f'error: {error}')
+            sys.exit(f'error: {message}')
         rank, node, said = os.environ.get('RANK', '?'), socket.gethostname(), os.environ.get('MMATM_SAID')
-        note = said and Path(said) / hashlib.sha256(str(error).encode()).hexdigest()
+        note = said and Path(said) / hashlib.sha256(message.encode()).hexdigest()
         with first_to_do(note) if note else nullcontext(True) as first:
             if first:
                 # Before the end of the block: a launcher ends all processes as soon as one has ended.
-                print(f'error in process {rank} on {node}: {error}', file=sys.stderr, flush=True)
+                print(f'error in process {rank} on {node}: {message}', file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def _message(error: Exception) -> str | None:
+    """What an error has to say to a user, who is not to blame for any but some: of others there is a traceback."""
+    cause = error.__cause__ if isinstance(error, InputError) else error
+    cfg = config_of(error)
+    explanation = explain(cause, cfg) if cause is not None and cfg is not None else None
+    return '\n'.join(filter(None, (str(error) if isinstance(error, InputError) else None, explanation))) or None

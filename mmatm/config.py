@@ -118,6 +118,11 @@ def dotted(keys: Keys) -> str:
     return '.'.join(map(str, keys))
 
 
+def effective_entries(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """All entries of a config as `walk` gives them, but not variables of its file, which others were made from."""
+    return ((key, value) for key, value in walk(cfg._cfg_dict) if key.partition('.')[0] in _TOP_LEVEL)
+
+
 def _check_key(cfg: Config, key: str) -> None:
     tree = cfg._cfg_dict.to_dict()
     known = dict(walk(tree))
