@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import list_from_file
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmatm.build import build_model

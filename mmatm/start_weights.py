@@ -10,6 +10,7 @@ from mmatm.archs import short_name
 from mmatm.checkpoint import local_file, published_weights
 from mmatm.config import ATMNET_TYPES, Keys, dicts, dotted
 from mmatm.download import is_address
+from mmatm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,16 @@ def missing_start_weights(model: dict) -> list[str]:
             f'--cfg-options {dotted(found.keys)}=FILE{way}'
         )
     return messages
+
+
+def require_start_weights(model: dict) -> None:
+    """Checks that the files are there that a model's config starts from.
+
+    Raises:
+        InputError: Names all that are not, says where the authors publish ATMNet's, and the other ways on.
+    """
+    if missing := missing_start_weights(model):
+        raise InputError('\n'.join(missing))
 
 
 def fetch_start_weights(model: dict) -> None:

@@ -55,6 +55,17 @@ def test_missing_start_weights(error_of, tmp_path):
     assert 'The authors do not publish them' in message
 
 
+def test_all_that_is_missing_is_said_at_once(error_of, tmp_path):
+    path = ROOT / 'configs/upernet_atmnet_t_ade20k.py'
+    roots = [f'{part}_dataloader.dataset.data_root={tmp_path}/{part}' for part in ('train', 'val')]
+    message = error_of('train.py', path, '--work-dir', tmp_path, '--cfg-options', *roots)
+    assert 'start weights checkpoints/atmnet_t_in1k.pth are not there' in message
+    assert all(
+        f'no folder {tmp_path}/{part} ({part}_dataloader.dataset.data_root)' in message for part in ('train', 'val')
+    )
+    assert message.startswith('error: 2 things are wrong')
+
+
 def test_from_scratch_is_instead_of_the_configs_start_weights_only(config, error_of, tmp_path):
     options = f'train_dataloader.dataset.data_root={tmp_path}/absent', 'model.backbone.arch=xt'
     options = '--work-dir', tmp_path / 'work', '--cfg-options', *options
@@ -67,7 +78,7 @@ def test_from_scratch_is_instead_of_the_configs_start_weights_only(config, error
 def test_missing_and_empty_data(config, error_of, tmp_path):
     option = 'train_dataloader.dataset.data_root='
     message = error_of('train.py', config, '--cfg-options', f'{option}{tmp_path}/absent')
-    assert re.search(r'no folder or file .*absent/images/training.*data_root', message)
+    assert re.search(r'there is no folder .*absent \(train_dataloader\.dataset\.data_root\)', message)
     for kind in ('images', 'annotations'):
         (tmp_path / 'empty' / kind / 'training').mkdir(parents=True)
     message = error_of('train.py', config, '--cfg-options', f'{option}{tmp_path}/empty')

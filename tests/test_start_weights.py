@@ -72,9 +72,13 @@ def test_missing_files_are_named_in_every_form(tmp_path, monkeypatch):
 def test_of_a_toolbox_from_scratch(error_of, tmp_path):
     name = 'mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py'
     assert [x.file for x in start_weights(load_config(name).model)] == ['open-mmlab://resnet50_v1c']
+    for part in ('training', 'validation'):
+        for kind in ('images', 'annotations'):
+            (tmp_path / 'ade' / kind / part).mkdir(parents=True)
     # It gets as far as the data, and dumps what it would train with.
-    options = '--work-dir', tmp_path, '--cfg-options', 'train_dataloader.dataset.data_root=absent'
-    assert 'absent' in error_of('train.py', name, '--from-scratch', *options)
+    roots = [f'{part}_dataloader.dataset.data_root={tmp_path}/ade' for part in ('train', 'val')]
+    message = error_of('train.py', name, '--from-scratch', '--work-dir', tmp_path, '--cfg-options', *roots)
+    assert 'no pictures found' in message
     (dumped,) = tmp_path.glob('*.py')
     assert list(start_weights(Config.fromfile(dumped).model)) == []
 

@@ -1,14 +1,17 @@
 #!/usr/bin/env python
 """Trains the model of a config, whatever its task."""
 
+from functools import partial
+
 from mmatm.checkpoint import checkpoint_to_resume
 from mmatm.checkpoint_hook import explain_full_disk
 from mmatm.command_line import read_config, run, runner_parser
 from mmatm.config import fit_to_machine
 from mmatm.curves import add_tensorboard
-from mmatm.errors import InputError
+from mmatm.errors import InputError, raise_all
+from mmatm.missing_data import require_data
 from mmatm.runner import Runner
-from mmatm.start_weights import fetch_start_weights, missing_start_weights, without_start_weights
+from mmatm.start_weights import fetch_start_weights, require_start_weights, without_start_weights
 
 
 def main() -> None:
@@ -46,9 +49,12 @@ def main() -> None:
         raise InputError(f'--from-scratch, or the weights of {load_from or args.resume}? Give one of the two')
     if args.from_scratch:
         cfg.model = without_start_weights(cfg.model, keep=lambda found: found.of_teacher)
-    if not resumed and not load_from:
-        if missing := missing_start_weights(cfg.model):
-            raise InputError('\n'.join(missing))
+    starts = not resumed and not load_from
+    raise_all([
+        *([partial(require_start_weights, cfg.model)] if starts else []),
+        partial(require_data, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',)),
+    ])  # fmt: skip
+    if starts:
         fetch_start_weights(cfg.model)
     fit_to_machine(cfg)
 
