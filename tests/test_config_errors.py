@@ -120,11 +120,12 @@ class Whole(nn.Module):
         return self.part([x])
 
 
-def test_mistakes_of_the_program_keep_their_traceback(config, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('channels', [3, 5])  # the second is wrong, but not what the error is about
+def test_mistakes_of_the_program_keep_their_traceback(config, monkeypatch, capsys, channels):
     for kind in (Faulty, Whole):
         monkeypatch.setitem(MODELS._module_dict, kind.__name__, kind)
     cfg = load_config(str(config))
-    cfg.model = {'type': 'Whole', 'part': {'type': 'Faulty', 'in_channels': 3}}
+    cfg.model = {'type': 'Whole', 'part': {'type': 'Faulty', 'in_channels': channels}}
     with pytest.raises(TypeError) as stop:
         MODELS.build(cfg.model)(torch.zeros(1, 3, 8, 8))
     assert explain(stop.value, cfg) is None
