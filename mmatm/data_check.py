@@ -45,7 +45,7 @@ def check_dataset(dataset: Any, model: nn.Module) -> None:
     Raises:
         InputError: Names the files, or the classes.
     """
-    parts = list(_leaves(dataset))
+    parts = list(leaves(dataset))
     classes = ClassCheck(model)
     for part in parts:
         classes.compare(part)
@@ -85,14 +85,14 @@ def describe_dataset(cfg: dict) -> str:
     return f'{cfg["type"]} with {places}'
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
+def leaves(dataset: Any) -> Iterator[Any]:
     """The data sets with a list of samples below wrappers."""
     inner = (
         getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None) or getattr(dataset, '_dataset', None)
     )
     if inner is not None:
         for part in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from _leaves(part)
+            yield from leaves(part)
     elif hasattr(dataset, 'get_data_info'):
         yield dataset
 

@@ -229,6 +229,7 @@ class ExactResumeHook(Hook):
             batch_size=loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None),
             batches=len(loader) if hasattr(loader.dataset, '__len__') else None,
             samples=len(loader.dataset) if hasattr(loader.dataset, '__len__') else None,
+            summed=gradients_summed(cfg.get('optim_wrapper') or {}),
         )
         if numbered:
             loader.batch_sampler.endless = not by_epoch
@@ -263,7 +264,7 @@ class ExactResumeHook(Hook):
         """What checkpoints tell of the training beside what MMEngine writes into them.
 
         `training` names it, also after it was resumed; `changed` has the settings that were others before it was.
-        `batches` are those of an epoch, `batch_size` is that of a process.
+        `batches` are those of an epoch, `batch_size` is that of a process, `summed` are the iterations of a step.
         """
         return self._note
 

@@ -54,7 +54,7 @@ def _differences(keys: Keys, value: Any, other: Any) -> Iterator[tuple[str, str]
 
 def _plain(key: str | int, value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(k, entry) for k, entry in value.items()}
+        return {k: _plain(k, value[k]) for k in sorted(value, key=str)}  # as MMEngine's text has them
     if isinstance(value, (list, tuple)):
         return [_plain('', entry) for entry in value]
     return Path(value).name if key in _PATHS and isinstance(value, str) and '://' not in value else value
@@ -76,8 +76,11 @@ def read_text(text: str) -> dict[str, Any]:
 
 
 def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        if not all(isinstance(arg, ast.Dict) for arg in node.args) or not all(x.arg for x in node.keywords):
+            raise ValueError('no config: a dict that is not written out')
+        given = [_value(arg) for arg in node.args]  # with keys that are no names
+        return {**(given[0] if given else {}), **{keyword.arg: _value(keyword.value) for keyword in node.keywords}}
     if isinstance(node, ast.Dict):
         return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):

@@ -13,7 +13,8 @@ from mmatm.flops import count
 
 SIZES = {'ATMNet-xT': 'xt', 'ATMNet-T': 't', 'ATMNet-S': 's', 'ATMNet-B': 'b', 'ATMNet-L': 'l'}
 STREETS = ('upernet_atmnet_xt_streets', 'upernet_swin_t_streets', 'upernet_r50_streets', 'upernet_convnext_t_streets')
-STREETS_PICTURES = 101
+# Of CamVid's 101 validation pictures and their label maps.
+STREETS_SHA256 = '098dfca4fd907f24b097de46d06ea140347e34c5ea92fe26e60164015651b429'
 # Of the many metrics of a test, those to show.
 _SHOWN = {
     'coco/bbox_mAP': 'AP box',
@@ -28,8 +29,8 @@ HEAD = """# Results
 Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
 "the paper's" are figures of the paper's authors ([paper_tables.yml](paper_tables.yml)). "counted" is by
 `tools/get_flops.py`, with the difference where it is not the published figure: parameters as rounded, FLOPs to 0.5 %.
-"measured here" is by `tools/test.py`, on as many pictures as the validation data has, without options, with weights
-of the end of the config's schedule or published ones.
+"measured here" is by `tools/test.py` on the benchmark's own validation data, told by its content, without options, with
+weights of the end of the config's schedule, trained with its settings, or published ones.
 
 """
 FLOPS_TOLERANCE = 0.005
@@ -90,7 +91,7 @@ def merge_results(known: Iterable[dict], new: Iterable[dict]) -> list[dict]:
     """Results of tests, the newest of each config with its options, checkpoint, data and augmentation."""
     newest: dict[tuple[str, ...], dict] = {}
     for result in sorted([*known, *new], key=lambda result: result['date']):
-        same = ('config', 'checkpoint_sha256', 'augmented', 'data', 'options')
+        same = ('config', 'checkpoint_sha256', 'augmented', 'data', 'options', 'changed')
         key = tuple(str(result[name]) for name in same)
         newest[key] = result
     return sorted(newest.values(), key=lambda result: (result['config'], result['date']))
@@ -100,7 +101,7 @@ def measured(table: dict[str, Any], row: dict[str, Any], results: Iterable[dict]
     """What was measured for a row, in percent by the table's metrics: the newest full test with its config as it is."""
     found = {}
     for result in results:
-        full = result['data']['pictures'] == table['pictures'] and _as_is(result)
+        full = _is_of(result['data'], table) and _as_is(result)
         if full and result['config'] == row.get('config'):
             for key, (_, metric) in table['metrics'].items():
                 if metric in result['metrics'] and result['augmented'] == key.endswith('_ms'):
@@ -109,8 +110,23 @@ def measured(table: dict[str, Any], row: dict[str, Any], results: Iterable[dict]
 
 
 def _as_is(result: dict[str, Any]) -> bool:
-    """Whether a result is of the config without options, at the end of its schedule."""
-    return result['finished'] and not result['options']
+    """Whether a result is of the config as it is, in training and test, at the end of its schedule."""
+    return result['finished'] and not result['options'] and result['changed'] == {}
+
+
+def _is_of(data: dict[str, Any], table: dict[str, Any]) -> bool:
+    """Whether a test was on the validation data of a table, by all that the table tells of it."""
+    return all(data[key] == table[key] for key in ('pictures', 'pictures_sha256', 'objects') if key in table)
+
+
+def _name_of(data: dict[str, Any], tables: list[dict[str, Any]]) -> str:
+    """The data of a test in words."""
+    named = [table['dataset'] for table in tables if _is_of(data, table)]
+    if data['pictures_sha256'] is None:
+        return f'not recorded which ({data["type"]})'
+    if data['pictures_sha256'] == STREETS_SHA256:
+        return 'street scenes (CamVid)'
+    return named[0] if named else f'{data["type"]} {data["pictures_sha256"][:8]}'
 
 
 def _percent(metric: str, value: float) -> float:
@@ -180,7 +196,10 @@ def _streets_table(results: list[dict]) -> str:
             rows.append([config, *[NOT_MEASURED] * 4, ''])
             continue
         miou = [r['metrics']['mIoU'] for r in own]
-        speeds = [r['training']['batch_size'] / r['training']['seconds_per_iteration'] for r in own]
+        speeds = [
+            r['training']['batch_size'] * r['training']['processes'] / r['training']['seconds_per_iteration']
+            for r in own
+        ]
         memory = [r['training']['peak_memory_mib'] or 0 for r in own]
         rows.append([
             config,
@@ -199,12 +218,15 @@ def _streets_table(results: list[dict]) -> str:
 
 def _street_results(config: str, results: list[dict]) -> list[dict]:
     """The newest result of each seed."""
-    full = [r for r in results if r['config'] == config and r['data']['pictures'] == STREETS_PICTURES and _as_is(r)]
+    full = [
+        r for r in results if r['config'] == config and r['data']['pictures_sha256'] == STREETS_SHA256 and _as_is(r)
+    ]
     return list({r['training']['seed']: r for r in full if r['training'] and 'mIoU' in r['metrics']}.values())
 
 
 def _other_table(tables: list[dict[str, Any]], results: list[dict]) -> str:
-    head = ['config', 'pictures', 'iterations', 'minutes', 'loss, first to last', 'measured', 'checkpoint', 'on']
+    head = ['config', 'evaluated on', 'pictures', 'iterations', 'minutes']
+    head += ['loss, first to last', 'measured', 'checkpoint', 'on']
     placed = {id(r) for t in tables for row in t['rows'] for r in results if measured(t, row, [r])}
     placed |= {id(r) for config in STREETS for r in _street_results(config, results)}
     rows = []
@@ -217,8 +239,10 @@ def _other_table(tables: list[dict[str, Any]], results: list[dict]) -> str:
             if result['metrics'].get(metric, -1) >= 0  # COCO's -1: no such objects
         ]
         training = result['training'] or {}
+        has_options = bool(result['options'] or result['changed'])
         rows.append([
-            result['config'] + (' (options)' if result['options'] else '') + (' (TTA)' if result['augmented'] else ''),
+            result['config'] + ' (options)' * has_options + ' (TTA)' * result['augmented'],
+            _name_of(result['data'], tables),
             result['data']['pictures'],
             training.get('iterations', ''),
             f'{training["iterations"] * training["seconds_per_iteration"] / 60:.0f}' if training else '',
@@ -228,8 +252,9 @@ def _other_table(tables: list[dict[str, Any]], results: list[dict]) -> str:
             result['environment'].get('gpu', 'CPU'),
         ])  # fmt: skip
     return (
-        "## Other measurements\n\nOn other data than the benchmarks', with options, or in the middle of a schedule; "
-        'results.json says which.\n\n' + (markdown(head, rows) if rows else NOT_MEASURED)
+        "## Other measurements\n\nOn other data than the benchmarks', with options in training or test, or in the "
+        'middle of a schedule; results.json says which. What was measured before data and training were recorded has '
+        'null there.\n\n' + (markdown(head, rows) if rows else NOT_MEASURED)
     )
 
 

@@ -1,8 +1,11 @@
 """What tests leave behind, and the tables made of it."""
 
+import copy
 import hashlib
 import json
+import math
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +13,36 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 
-from mmatm.results import read_results, summarize_training, write_result
+from mmatm.recipe import read_text
+from mmatm.results import identify, read_results, summarize_training, write_result
 from mmatm.stack import FORKS, UPSTREAM, installed
-from mmatm.tables import find_checkpoint, measured, merge_results, metafile, missing, read_tables, record, render
+from mmatm.tables import (
+    STREETS_SHA256,
+    find_checkpoint,
+    measured,
+    merge_results,
+    metafile,
+    missing,
+    read_tables,
+    record,
+    render,
+)
 
 TABLES = read_tables(ROOT / 'docs/paper_tables.yml')
 UPERNET = next(table for table in TABLES if table['name'] == 'upernet')
 ROW = next(row for row in UPERNET['rows'] if row['model'] == 'ATMNet-T')
+
+
+def data(kind, pictures, names=None, objects=None):
+    digest = None if names is None else hashlib.sha256('\n'.join(names).encode()).hexdigest()
+    return {
+        'type': kind, 'pictures': pictures, 'pictures_sha256': digest, 'annotations_sha256': None, 'objects': objects,
+    }  # fmt: skip
+
+
+# The pictures of the benchmark's validation set by their names, which are numbers.
+ADE20K = data('ADE20KDataset', 2000, [f'ADE_val_{i:08}.jpg ADE_val_{i:08}.png' for i in range(1, 2001)])
+IMAGENET = data('ImageNet', 50000, [f'ILSVRC2012_val_{i:08}.JPEG' for i in range(1, 50001)])
 
 
 def result(**changes):
@@ -27,7 +53,8 @@ def result(**changes):
         'checkpoint_sha256': '0123456789abcdef',
         'augmented': False,
         'finished': True,
-        'data': {'type': 'ADE20KDataset', 'pictures': 2000},
+        'changed': {},
+        'data': ADE20K,
         'metrics': {'mIoU': 46.4, 'aAcc': 80.0},
         'training': None,
         'environment': {'torch': '2.11.0', 'cpu': 'a CPU'},
@@ -57,7 +84,11 @@ def test_all_sizes_are_in_every_table_and_all_configs_exist():
     [
         ({}, {'miou': 46.4}),
         ({'augmented': True}, {'miou_ms': 46.4}),
-        ({'data': {'type': 'ADE20KDataset', 'pictures': 101}}, {}),
+        ({'data': {**ADE20K, 'pictures': 101}}, {}),
+        ({'data': data('ADE20KDataset', 2000, ['others'] * 2000)}, {}),
+        ({'data': data('ADE20KDataset', 2000)}, {}),  # not recorded
+        ({'changed': {'optim_wrapper.optimizer.lr': '0.5'}}, {}),
+        ({'changed': None}, {}),
         ({'options': {'model.backbone.arch': 's'}}, {}),
         ({'finished': False}, {}),
         ({'config': 'upernet_atmnet_s_ade20k'}, {}),
@@ -70,16 +101,22 @@ def test_only_a_full_test_of_the_config_as_it_is_counts(changes, expected):
 def test_measurements_in_the_tables():
     coco = result(
         config='mask_rcnn_atmnet_b_1x_coco',
-        data={'type': 'CocoDataset', 'pictures': 5000},
+        data=data('CocoDataset', 5000, ['any'], objects=36781),
         metrics={'coco/bbox_mAP': 0.461, 'coco/segm_mAP': 0.42},
     )
     training = {**TRAINING, 'seconds_per_iteration': 400 / 3}
-    small = {'data': {'type': 'ADE20KDataset', 'pictures': 101}, 'training': training, 'augmented': True}
+    small = {'data': data('ADE20KDataset', 101, ['street']), 'training': training, 'augmented': True}
     small = result(**small, metrics={'mIoU': 19.15, 'coco/bbox_mAP': -1.0})
-    text = render(TABLES, {}, [result(), coco, small])
+    classifier = result(config='atmnet_t_in1k', data=IMAGENET, metrics={'accuracy/top1': 81.0})
+    part = {**coco, 'data': {**coco['data'], 'objects': 30000}, 'metrics': {'coco/bbox_mAP': 0.11}}
+    text = render(TABLES, {}, [result(), coco, small, classifier, part])
+    assert text.count('| top-1 81.00 |') == 1
+    assert f'| CocoDataset {part["data"]["pictures_sha256"][:8]} | 5000 |' in text
     assert text.count('| mIoU 46.40 |') == 1
     assert text.count('| AP box 46.10, AP mask 42.00 |') == 1
-    assert '| upernet_atmnet_t_ade20k (TTA) | 101 | 9 | 20 | 6.00 to 2.00 | mIoU 19.15 | 01234567 | CPU |' in text
+    streets = f'ADE20KDataset {small["data"]["pictures_sha256"][:8]}'
+    row = f'| upernet_atmnet_t_ade20k (TTA) | {streets} | 101 | 9 | 20 | 6.00 to 2.00 | mIoU 19.15 | 01234567 | CPU |'
+    assert row in text
     assert '-100' not in text
     assert '| upernet_swin_t_streets | not measured |' in text
 
@@ -91,12 +128,17 @@ TRAINING = {
     'seconds_per_iteration': 0.25,
     'batch_size': 8,
     'peak_memory_mib': 1000,
+    'processes': 2,
+    'samples': 367,
     'seed': 0,
 }
 
 
 def test_streets_table_takes_full_trainings_of_all_seeds():
-    street = {'config': 'upernet_r50_streets', 'data': {'type': 'BaseSegDataset', 'pictures': 101}}
+    street = {
+        'config': 'upernet_r50_streets',
+        'data': {**data('BaseSegDataset', 101), 'pictures_sha256': STREETS_SHA256},
+    }
     seeds = [
         result(**street, training={**TRAINING, 'seed': seed}, metrics={'mIoU': value})
         for seed, value in ((0, 10.0), (0, 60.0), (1, 62.0))
@@ -104,7 +146,7 @@ def test_streets_table_takes_full_trainings_of_all_seeds():
     trial = result(**street, training=TRAINING, options={'train_cfg.max_iters': '2'}, metrics={'mIoU': 1.0})
     halfway = result(**street, training=TRAINING, finished=False, metrics={'mIoU': 2.0})
     text = render(TABLES, {}, [*seeds, trial, halfway])
-    assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 32.0 | 1000 | a CPU |' in text
+    assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 64.0 | 1000 | a CPU |' in text
 
 
 def test_newest_result_of_the_same_test_stays():
@@ -128,49 +170,141 @@ def test_training_is_summarized_over_resuming_and_beginning_anew(tmp_path):
     log(tmp_path / '3', line(3, 4.0), line(4, 3.0, memory=400))  # resumed from iteration 2
     with (tmp_path / '3/vis_data/scalars.json').open('a') as file:
         file.write('\n{"loss": 2.0, "ti')  # killed
-    cfg = Config(dict(train_dataloader=dict(batch_size=4), randomness=dict(seed=7)))
-    assert summarize_training(tmp_path, cfg) == {
+    assert summarize_training(tmp_path) == {
         'iterations': 4,
         'first_loss': 6.0,
         'last_loss': 3.0,
         'seconds_per_iteration': 0.03,
-        'batch_size': 4,
         'peak_memory_mib': 500,
-        'seed': 7,
     }
-    assert summarize_training(tmp_path, cfg, last=2)['last_loss'] == 5.0
-    assert summarize_training(tmp_path / '1/vis_data', cfg) is None
+    assert summarize_training(tmp_path, last=2)['last_loss'] == 5.0
+    assert summarize_training(tmp_path / '1/vis_data') is None
+
+
+RECIPE = Config.fromfile(ROOT / 'configs/upernet_atmnet_mini_shapes.py')
+
+
+def write(folder, options, meta, augmented=False, metrics=None):
+    cfg = copy.deepcopy(RECIPE)
+    cfg.work_dir = str(folder)
+    write_result(
+        cfg, RECIPE, options, str(folder / 'weights.pth'), 'f' * 64, meta, augmented, Pictures(), metrics or {}, 2
+    )
+    name = f'result_weights{"_tta" if augmented else ""}.json'
+    return json.loads((folder / name).read_text())
+
+
+class Pictures:
+    """A data set as MMEngine's."""
+
+    def __init__(self, root='/home/me/ade', ann_file=''):
+        self.root, self.ann_file = root, ann_file
+
+    def __len__(self):
+        return 3
+
+    def get_data_info(self, i):
+        return {'img_path': f'{self.root}/images/{i}.jpg', 'seg_map_path': f'{self.root}/{i}.png'}
+
+
+def test_data_is_told_by_its_content(tmp_path):
+    found = identify(Pictures())
+    assert found == data('Pictures', 3, [f'{i}.jpg {i}.png' for i in range(3)])
+    assert identify(Pictures('/elsewhere')) == found
+    (tmp_path / 'a.json').write_text(json.dumps({'annotations': [1, 2]}))
+    with_file = identify(Pictures(ann_file=str(tmp_path / 'a.json')))
+    digest = hashlib.sha256((tmp_path / 'a.json').read_bytes()).hexdigest()
+    assert with_file == {**found, 'annotations_sha256': digest, 'objects': 2}
 
 
 def test_result_file_holds_no_paths(tmp_path):
-    torch.save({'state_dict': {'w': torch.zeros(1)}, 'meta': {'iter': 1200, 'epoch': 0}}, tmp_path / 'weights.pth')
-    sha256 = hashlib.sha256((tmp_path / 'weights.pth').read_bytes()).hexdigest()
-    cfg = Config.fromfile(ROOT / 'configs/upernet_atmnet_mini_shapes.py')
-    cfg.work_dir = str(tmp_path)
     options = {
         'test_dataloader.dataset.data_root': '/home/me/ade',
         'test_dataloader.dataset.data_prefix.img': '/home/me/ade/images',
         '+model.backbone.frozen_stages': 1,
+        '+check_data': False,
         'load_from': '/home/me/start.pth',
     }
-    path = write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {'mIoU': 1.5, 'by class': [1, 2]}, 2)
-    assert path == tmp_path / 'result_weights_tta.json'
-    (found,) = read_results(tmp_path)
+    found = write(tmp_path, options, {'iter': 1200, 'epoch': 0}, augmented=True, metrics={'a': 1.5, 'all': [1, 2]})
     assert found['options'] == {'model.backbone.frozen_stages': '1', 'load_from': 'start.pth'}
-    assert found['checkpoint_sha256'] == sha256
     assert found['finished']
-    torch.save({'state_dict': {'w': torch.zeros(1)}, 'meta': {'iter': 1199, 'epoch': 0}}, tmp_path / 'weights.pth')
-    write_result(cfg, options, str(tmp_path / 'weights.pth'), True, 5, {}, 1)
-    (tmp_path / 'result_other.json').write_text('[]')
-    (unfinished,) = read_results(tmp_path)
-    assert not unfinished['finished']
+    assert found['metrics'] == {'a': 1.5}
+    assert not write(tmp_path, options, {'iter': 1199, 'epoch': 0})['finished']
     assert found['config'] == 'upernet_atmnet_mini_shapes'
     versions = installed([*UPSTREAM, *FORKS])
     assert len(versions) == 5
     assert versions.items() <= found['environment'].items()
-    assert found['metrics'] == {'mIoU': 1.5}
-    assert str(tmp_path) not in path.read_text()
-    assert '/home' not in path.read_text()
+    text = (tmp_path / 'result_weights_tta.json').read_text()
+    assert str(tmp_path) not in text
+    assert '/home' not in text
+    (tmp_path / 'result_other.json').write_text('[]')
+    assert len(read_results(tmp_path)) == 2
+
+
+def of_training(note, **options):
+    cfg = copy.deepcopy(RECIPE)
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    return {'iter': 1200, 'epoch': 0, 'seed': 4, 'cfg': cfg.pretty_text, 'mmatm': note}
+
+
+NOTE = {'processes': 1, 'batch_size': 8, 'samples': 24, 'summed': 1, 'changed': {}}
+
+
+@pytest.mark.parametrize(
+    ('meta', 'changed'),
+    [
+        ({}, {}),  # published
+        (of_training(NOTE), {}),
+        (of_training(NOTE, train_dataloader__dataset__data_root='/a', work_dir='b', resume=True), {}),
+        (of_training(NOTE, optim_wrapper__optimizer__lr=0.5), {'optim_wrapper.optimizer.lr': '0.5'}),
+        (of_training(NOTE, train_cfg__max_iters=9), {'train_cfg.max_iters': '9'}),
+        (
+            of_training(NOTE, model__backbone__init_cfg=dict(type='Pretrained', checkpoint='/b/a.pth')),
+            {'model.backbone.init_cfg': "{'checkpoint': 'a.pth', 'type': 'Pretrained'}"},
+        ),
+        (of_training({**NOTE, 'processes': 4}), {'batch of all processes': '32'}),
+        (of_training({**NOTE, 'processes': 4, 'batch_size': 2}, train_dataloader__batch_size=2), {}),
+        (of_training({**NOTE, 'summed': 2}), {'batch of all processes': '16'}),
+        (of_training({}), {'batch of all processes': 'not recorded'}),
+        (of_training({**NOTE, 'changed': {'a.b': '1'}}), {'a.b': '1'}),  # before it was resumed
+        ({**of_training(NOTE), 'cfg': 'import os'}, {'settings': 'cannot be read'}),
+    ],
+)
+def test_settings_of_the_training_come_from_the_checkpoint(tmp_path, meta, changed):
+    assert write(tmp_path, {}, meta)['changed'] == changed
+
+
+def test_a_changed_training_is_told_by_its_test(config, command, tmp_path):
+    """By the commands: the options of the training, from scratch, and the number of pictures of all processes."""
+    options = '--cfg-options', 'optim_wrapper.optimizer.lr=0.5', '+randomness.seed=11'
+    command('train.py', config, '--from-scratch', *options)
+    opened, checkpoint = [], tmp_path / 'work/iter_6.pth'
+    sys.addaudithook(lambda event, args: event == 'open' and opened.append(args[0]))
+    command('test.py', config, checkpoint)
+    assert opened.count(str(checkpoint)) + opened.count(checkpoint) == 1
+    (found,) = read_results(tmp_path / 'work')
+    assert found['checkpoint_sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert found['options'] == {}
+    changed = {'optim_wrapper.optimizer.lr': '0.5', 'batch of all processes': '4'}
+    if not torch.cuda.is_available():  # no mixed precision
+        changed |= {'optim_wrapper.type': 'OptimWrapper', 'optim_wrapper.loss_scale': 'none'}
+    assert found['changed'] == changed
+    expected = {'batch_size': 4, 'processes': 1, 'samples': 24, 'seed': 11, 'iterations': 6}
+    assert expected.items() <= found['training'].items()
+    assert found['finished']
+
+
+def test_text_of_a_config_is_read_without_running_it():
+    cfg = Config(dict(a=dict(b=[1, (2.5, -3)], c={'x-y': None}), d=float('inf'), e='text', f=True))
+    assert read_text(cfg.pretty_text) == {
+        'a': {'b': [1, [2.5, -3]], 'c': {'x-y': None}},
+        'd': math.inf,
+        'e': 'text',
+        'f': True,
+    }
+    for text in ('import os', 'a = open("b")', 'a = dict(**b)', 'a ='):
+        with pytest.raises(ValueError, match=r'no config|malformed|dict'):
+            read_text(text)
 
 
 def test_missing_weights_and_data_say_where_to_get_them(tmp_path, monkeypatch):

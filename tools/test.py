@@ -8,7 +8,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import DumpResults
 
 from mmatm.command_line import read_config, run, runner_parser
-from mmatm.config import innermost_dataset
+from mmatm.config import innermost_dataset, load_config
 from mmatm.errors import InputError
 from mmatm.results import write_result
 from mmatm.runner import Runner
@@ -38,8 +38,11 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()
     if is_main_process():
-        pictures = len(runner.test_dataloader.dataset)
-        path = write_result(cfg, args.cfg_options, args.checkpoint, args.tta, pictures, metrics, get_world_size())
+        sha256, meta = runner.tested
+        path = write_result(
+            cfg, load_config(args.config), args.cfg_options, args.checkpoint, sha256, meta, args.tta,
+            runner.test_dataloader.dataset, metrics, get_world_size(),
+        )  # fmt: skip
         print(f'result: {path}')
 
 
