@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 from rich.progress import MofNCompleteColumn
@@ -72,6 +71,8 @@ def check_pictures(paths: Sequence[str]) -> None:
     Raises:
         InputError: Names the files.
     """
+    from mmcv.transforms import LoadImageFromFile  # not when this is imported: it takes seconds
+
     reader = _Reader(LoadImageFromFile(), is_plain=True, is_local=True)
     with _FileCheck() as files:
         files.check([_File(reader, path, lambda path=path: {'img_path': path}) for path in paths])
@@ -128,6 +129,8 @@ class _File(NamedTuple):
 
 def _readers(dataset: Any) -> dict[str, _Reader]:
     """By the sample's key with the path; what no transform is known to read is left out, it may be anything."""
+    from mmcv.transforms import LoadImageFromFile
+
     transforms = list(_transforms(getattr(dataset, 'pipeline', None)))
     readers = {}
     for transform in transforms:
