@@ -231,8 +231,11 @@ class Runner(MMEngineRunner):
         try:
             super().resume(filename, *args, **kwargs)
         except ValueError as error:  # PyTorch's, of optimizers
+            if isinstance(error, InputError):
+                raise
             raise InputError(f'{filename} is of a training with another optimizer: {error}') from None
-        self._exact = False
+        finally:
+            self._exact = False
 
     def test(self) -> dict:
         with self._evaluating():

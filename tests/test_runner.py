@@ -412,6 +412,22 @@ def test_weights_to_start_from_stay_if_nothing_is_resumed(tmp_path, resume):
     torch.testing.assert_close(dict(runner.model.state_dict()), state(start_from)['state_dict'], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('way', ['val', 'resume'])
+def test_only_what_is_tested_or_resumed_has_to_fill_the_model(tmp_path, way):
+    run(tmp_path)
+    whole = str(tmp_path / 'iter_12.pth')
+    torch.save({'state_dict': {'linear.bias': torch.ones(2)}}, tmp_path / 'part.pth')
+    more = {**VALIDATION, 'val_evaluator': [Nothing()], 'train_cfg': {**BY_ITERATION, 'val_interval': 100}}
+    runner = build(tmp_path, **more, load_from=whole)
+    runner.val() if way == 'val' else runner.resume(whole)
+    runner.load_checkpoint(str(tmp_path / 'part.pth'))
+    assert runner.model.linear.bias.tolist() == [1, 1]
+    runner = build(tmp_path, **more, load_from=str(tmp_path / 'part.pth'))
+    with pytest.raises(InputError, match='the weights do not fill the model'):
+        runner.val()
+    runner.load_checkpoint(str(tmp_path / 'part.pth'))
+
+
 def train_in_two(folder, rank, port, **more):
     runner = build(folder, sampler='DefaultSampler', launcher='pytorch', checkpoint=1, **more)
     runner.train()
