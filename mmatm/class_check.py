@@ -33,6 +33,8 @@ class ClassCheck:
         # Data sets of the same classes, as those of a ConcatDataset, are counted together.
         self._counts: dict[tuple[str, ...], _Count] = {}
         self._count_of: dict[int, _Count] = {}
+        # Of labels that follow an annotation file.
+        self.orders: set[tuple[str, ...]] = set()
 
     def compare(self, dataset: Any) -> None:
         """Compares names and numbers of classes; says in a warning what may be meant.
@@ -46,14 +48,18 @@ class ClassCheck:
         classes = dataset.metainfo.get('classes')
         if isinstance(classes, str):
             raise InputError(f'the classes of the data are the text {classes!r}; for one class write ({classes!r},)')
-        key = tuple(classes or ())
+        # Videos keep classes that their tracker leaves out.
+        compared = classes and not hasattr(type(dataset), 'num_all_imgs')
+        by_label = None
+        if compared and hasattr(dataset, 'cat_ids') and getattr(dataset, 'ann_file', ''):
+            by_label = _compare_names(dataset, list(classes))
+        if by_label:
+            self.orders.add(by_label)
+        key = by_label or tuple(classes or ())
         count = self._count_of[id(dataset)] = self._counts.setdefault(key, _Count(key))
         count.is_training |= not getattr(dataset, 'test_mode', False)
-        # Videos keep classes that their tracker leaves out.
-        if not classes or hasattr(type(dataset), 'num_all_imgs'):
+        if not compared:
             return
-        if hasattr(dataset, 'cat_ids') and getattr(dataset, 'ann_file', ''):
-            _compare_names(dataset, list(classes))
         # Where the classes go into the model as text, it has room for more of them.
         if not getattr(dataset, 'return_classes', False):
             self._compare_heads(dataset, classes)
@@ -141,11 +147,12 @@ def _heads(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield path, number
 
 
-def _compare_names(dataset: Any, classes: list[str]) -> None:
+def _compare_names(dataset: Any, classes: list[str]) -> tuple[str, ...] | None:
+    """Returns the names of the labels, if they are known."""
     names = _names(dataset)
     by_label = [names.get(number) for number in dataset.cat_ids]
     if not names or not set(by_label) <= set(classes):
-        return  # not known; or the labels are by number, whatever the names
+        return None  # not known; or the labels are by number, whatever the names
     file = Path(dataset.ann_file).name
     missing = [name for name in classes if name not in by_label]
     unused = [name for name in names.values() if name not in classes]
@@ -166,6 +173,7 @@ def _compare_names(dataset: Any, classes: list[str]) -> None:
         )
     if unused:
         print_log(f'the boxes of {len(unused)} classes of {file} are left out: {_some(unused)}', 'current', WARNING)
+    return (*by_label, *missing)
 
 
 def _names(dataset: Any) -> dict[int, str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ _SHOWN = 5
 _WINDOW, _SLICE = 2048, 32
 
 
-def check_dataset(dataset: Any, model: nn.Module) -> None:
+def check_dataset(dataset: Any, model: nn.Module) -> set[tuple[str, ...]]:
     """Checks that the classes of a data set are the model's, that no picture is cut short, and label maps' values.
 
     Files are those that the pipelines read from local disks. They are decoded only where they do not end as their
@@ -40,6 +39,9 @@ def check_dataset(dataset: Any, model: nn.Module) -> None:
     Args:
         dataset: A data set of MMEngine's kind, or a wrapper of some. Others are not checked.
         model: The model that is to be trained or tested, without wrappers.
+
+    Returns:
+        The names of the labels in the order of each annotation file, where they are known.
 
     Raises:
         InputError: Names the files, or the classes.
@@ -63,6 +65,7 @@ def check_dataset(dataset: Any, model: nn.Module) -> None:
     if parts:
         print_log(f'data: {len(dataset)} samples; {files.describe()}', 'current')
     classes.report()
+    return classes.orders
 
 
 def check_pictures(paths: Sequence[str]) -> None:
@@ -188,7 +191,7 @@ class _FileCheck:
     """Looks at files, and notes in torch's cache which it has found whole; memory: 8 bytes a file."""
 
     def __init__(self) -> None:
-        self._notes = Path(torch.hub.get_dir()) / 'mmatm' / f'whole_files_{platform.node()}'
+        self._notes = Path(torch.hub.get_dir()) / 'mmatm/whole_files'
         # Of each file a number that is another one if its path, size or time is, in order.
         self._known = _numbers(self._notes)
         self._new: list[np.ndarray] = []
@@ -274,7 +277,8 @@ def _identify(file: _File) -> int:
     except (OSError, ValueError):
         return 0  # no other file has it
     path = os.path.abspath(file.path)  # noqa: PTH100
-    text = f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{file.reader.name}'
+    # With the inode, as disks of several machines may have the same paths.
+    text = f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}\0{file.reader.name}'
     return int.from_bytes(hashlib.blake2b(text.encode(errors='surrogateescape'), digest_size=8).digest(), 'little')
 
 

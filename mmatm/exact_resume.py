@@ -17,13 +17,14 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmatm.checkpoint import training_checkpoints
+from mmatm.checkpoint import load_safely, training_checkpoints
 from mmatm.errors import InputError
 from mmatm.recipe import differences, read_text
 
@@ -77,6 +78,7 @@ class NumberedBatches:
 
     def __init__(self, batches: Any, seed: int) -> None:
         self.sampler = batches.sampler
+        self.batch_size = getattr(batches, 'batch_size', None)
         self.epoch = 0
         self.endless = False
         self.skip = 0
@@ -195,8 +197,10 @@ def _scheduler_counts(schedulers: Any) -> dict[str, int]:
 
 def _instead(path: str, counts: int = 1) -> str:
     """The checkpoint beside another one to resume."""
-    fitting = [other for iterations, other in training_checkpoints(str(Path(path).parent)) if iterations % counts == 0]
-    return f'{fitting[0]} instead' if fitting else 'another one'
+    for iterations, other in training_checkpoints(str(Path(path).parent)):
+        if other != path and iterations % counts == 0 and 'optimizer' in load_safely(other, 'cpu', mmap=True):
+            return f'{other} instead'
+    return 'another one'
 
 
 class ExactResumeHook(Hook):
@@ -208,8 +212,10 @@ class ExactResumeHook(Hook):
         self._note = {'training': uuid4().hex, 'changed': {}}
         # Iterations of the epoch that a loop by epochs begins with, of a checkpoint within it.
         self._done_in_epoch = 0
+        # The iteration that the epoch began with.
+        self._began = 0
 
-    def begin(self, loader: DataLoader, by_epoch: bool, cfg: dict, path: str | None, meta: dict | None) -> None:
+    def begin(self, loader: DataLoader, by_epoch: bool, cfg: Config, path: str | None, meta: dict | None) -> None:
         """Is told of a training before its loop is built.
 
         Args:
@@ -250,43 +256,50 @@ class ExactResumeHook(Hook):
                 loader.batch_sampler.skip = meta['iter']
             return
         batches = before.get('batches') or len(loader)
-        self._done_in_epoch = meta['iter'] - meta['epoch'] * batches
+        self._done_in_epoch = before.get('done_in_epoch', _done_in_epoch(meta, batches))
         fits = numbered and batches == len(loader) and 0 < self._done_in_epoch <= batches
         if self._done_in_epoch and not fits:
+            numbers = f'there are {len(loader)}' if numbered else 'they cannot be numbered'
             raise InputError(
-                f'{path} was saved within an epoch, after {meta["iter"]} iterations in epochs of {batches}, but now '
-                f'there are {len(loader)}{"" if numbered else " that cannot be numbered"}. Resume a checkpoint of the '
-                'end of an epoch, or with the batch size, processes and data of before'
+                f'{path} was saved within an epoch, after {self._done_in_epoch} of its {batches} batches, but now '
+                f'{numbers}. Resume a checkpoint of the end of an epoch, or with the batch size, processes and data of '
+                'before'
             )
 
-    @property
-    def note(self) -> dict[str, Any]:
+    def note(self, runner: Any, by_epoch: bool) -> dict[str, Any]:
         """What checkpoints tell of the training beside what MMEngine writes into them.
 
         `training` names it, also after it was resumed; `changed` has the settings that were others before it was.
         `batches` are those of an epoch, `batch_size` is that of a process, `summed` are the iterations of a step.
         """
-        return self._note
+        return {**self._note, 'done_in_epoch': 0 if by_epoch else runner.iter + 1 - self._began}
 
     def before_train(self, runner: Any) -> None:
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop) and isinstance(loop.dataloader.batch_sampler, NumberedBatches):
             # The loop is about to drop as many entries as there were iterations.
             loop.dataloader_iterator = _Advanced(loop.dataloader_iterator, loop.iter)
-        self._warn_of_checkpoints_within_a_step(runner)
-
-    def _warn_of_checkpoints_within_a_step(self, runner: Any) -> None:
-        counts = gradients_summed(runner.optim_wrapper)
         for hook in runner.hooks:
-            if counts > 1 and isinstance(hook, CheckpointHook) and hook.interval > 0:
-                interval = hook.interval * (len(runner.train_dataloader) if hook.by_epoch else 1)
-                if interval % counts:
-                    print_log(
-                        f'gradients of {counts} iterations are summed, but there are {interval} between checkpoints: '
-                        f'those after a number of iterations that {counts} does not divide cannot be resumed',
-                        'current',
-                        logging.WARNING,
-                    )
+            if isinstance(hook, CheckpointHook) and hook.interval > 0:
+                self._warn_of_checkpoints(hook, runner)
+
+    def _warn_of_checkpoints(self, hook: CheckpointHook, runner: Any) -> None:
+        """Says at the start which checkpoints will not be resumed."""
+        if not hook.save_optimizer or (runner.param_schedulers and not hook.save_param_scheduler):
+            print_log(
+                'checkpoints without optimizer and schedulers, as the config has them, cannot be resumed',
+                'current',
+                logging.WARNING,
+            )
+        counts = gradients_summed(runner.optim_wrapper)
+        interval = hook.interval * (len(runner.train_dataloader) if counts > 1 and hook.by_epoch else 1)
+        if interval % counts:
+            print_log(
+                f'gradients of {counts} iterations are summed, but there are {interval} between checkpoints: those '
+                f'after a number of iterations that {counts} does not divide cannot be resumed',
+                'current',
+                logging.WARNING,
+            )
 
     def before_train_epoch(self, runner: Any) -> None:
         loop = runner.train_loop
@@ -295,6 +308,7 @@ class ExactResumeHook(Hook):
             return
         batches.epoch = loop.epoch
         done, self._done_in_epoch = self._done_in_epoch, 0
+        self._began = loop.iter - done
         if done:
             batches.skip = done
             run_iter = loop.run_iter  # whose first argument counts from the epoch's first batch
@@ -314,10 +328,16 @@ def gradients_summed(optim_wrapper: Any) -> int:
     return getattr(optim_wrapper, '_accumulative_counts', 1)
 
 
-def _changed(meta: dict, cfg: dict) -> dict[str, str]:
+def _done_in_epoch(meta: dict, batches: int) -> int:
+    """The same for checkpoints that do not tell: epochs of before are taken to be alike."""
+    epoch, iterations = meta['epoch'], meta['iter']
+    return 0 if epoch and iterations % epoch == 0 else iterations - epoch * batches
+
+
+def _changed(meta: dict, cfg: Config) -> dict[str, str]:
     """The settings that were others in the training that a checkpoint is from."""
     try:
-        return differences(read_text(meta['cfg']), cfg)
+        return differences(read_text(meta['cfg']), read_text(cfg.pretty_text))
     except (KeyError, ValueError):
         return {'settings': 'not known before it was resumed'}
 

@@ -4,7 +4,8 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mmengine.dist import get_world_size, is_distributed, is_main_process
 from torch.distributed.distributed_c10d import _get_default_store
@@ -12,7 +13,24 @@ from torch.distributed.distributed_c10d import _get_default_store
 from mmatm.errors import InputError
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_ERROR = 'mmatm_error'
 _numbers = itertools.count()
+
+
+def _alone() -> bool:
+    return not is_distributed() or get_world_size() == 1
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Tells processes that wait in `once_a_machine` of an error in the block, so that they end too."""
+    try:
+        yield
+    except Exception as error:
+        if not _alone():
+            words = str(error) if isinstance(error, InputError) else f'{type(error).__name__}: {error}'
+            _get_default_store().set(_ERROR, words if is_main_process() else f'{platform.node()}: {words}')
+        raise
 
 
 def once_a_machine(work: Callable[[], None]) -> None:
@@ -22,21 +40,16 @@ def once_a_machine(work: Callable[[], None]) -> None:
     processes have to call this, in the same order.
 
     Raises:
-        InputError: The work's, in every process.
+        InputError: In place of an error of another process.
     """
-    is_first = os.environ.get('LOCAL_RANK', '0') == '0'
-    if not is_distributed() or get_world_size() == 1:
+    if _alone():
         return work()
     store, name = _get_default_store(), f'mmatm_{next(_numbers)}'
-    try:
-        if is_first:
+    with announced():
+        if os.environ.get('LOCAL_RANK', '0') == '0':
             work()
-    except InputError as error:
-        store.set(f'{name}_error', str(error) if is_main_process() else f'{platform.node()}: {error}')
-    store.add(f'{name}_done', 1)
-    while store.add(f'{name}_done', 0) < get_world_size():
-        if store.check([f'{name}_error']):
-            break
+    store.add(name, 1)
+    while store.add(name, 0) < get_world_size():
+        if store.check([_ERROR]):
+            raise InputError(store.get(_ERROR).decode())
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    if store.check([f'{name}_error']):
-        raise InputError(store.get(f'{name}_error').decode())

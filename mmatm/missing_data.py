@@ -64,16 +64,17 @@ def _places(dataset: Any, entry: str) -> Iterator[tuple[str, str]]:
     if backend not in ('local', 'disk') or not _is_read_by_toolbox(dataset):
         return
     root = dataset.get('data_root') or ''
-    if root and '://' not in root and not Path(root).expanduser().is_dir():
-        yield root, f'{entry}.data_root'
-        return
     prefix = dataset.get('data_prefix') or {}
     prefixes = {f'.{key}': path for key, path in prefix.items()} if isinstance(prefix, dict) else {'': prefix}
     below = {f'data_prefix{key}': path for key, path in prefixes.items()} | {'ann_file': dataset.get('ann_file')}
-    for key, path in below.items():
-        if path and isinstance(path, str):
-            joined = path if '://' in path or Path(path).is_absolute() or not root else f'{root.rstrip("/")}/{path}'
-            yield joined, f'{entry}.{key}'
+    paths = {key: path for key, path in below.items() if path and isinstance(path, str)}
+    uses_root = not all('://' in path or Path(path).is_absolute() for path in paths.values()) or not paths
+    if uses_root and root and '://' not in root and not Path(root).expanduser().is_dir():
+        yield root, f'{entry}.data_root'
+        return
+    for key, path in paths.items():
+        joined = path if '://' in path or Path(path).is_absolute() or not root else f'{root.rstrip("/")}/{path}'
+        yield joined, f'{entry}.{key}'
 
 
 def _is_read_by_toolbox(dataset: dict) -> bool:

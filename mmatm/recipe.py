@@ -26,14 +26,16 @@ def differences(training: dict, recipe: dict) -> dict[str, str]:
     """The entries in which a training's config differs from a recipe's, as far as they decide how it ends.
 
     Args:
-        training: The config of the training.
-        recipe: The config to compare it with.
+        training: The config of the training, as `read_text` gives it.
+        recipe: The config to compare it with, likewise: its text has names for classes.
 
     Returns:
         The training's values by dotted key, `'none'` for entries that it does not have.
     """
     found = {}
-    for part in _PARTS:
+    # With `resume=True`, MMEngine's `load_from` is what is resumed.
+    left_out = {'load_from'} if True in (training.get('resume'), recipe.get('resume')) else set()
+    for part in [part for part in _PARTS if part not in left_out]:
         found.update(_differences((part,), training.get(part), recipe.get(part)))
     return found
 

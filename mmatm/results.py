@@ -118,7 +118,7 @@ def _changed(meta: dict[str, Any], recipe: Config) -> dict[str, str]:
     note = meta.get('mmatm') or {}
     try:
         training = read_text(meta['cfg'])
-        changed = {**note.get('changed', {}), **differences(training, recipe)}
+        changed = {**note.get('changed', {}), **differences(training, read_text(recipe.pretty_text))}
     except ValueError:
         return {'settings': 'cannot be read'}
     batch, wanted = _batch(meta), (recipe.get('auto_scale_lr') or {}).get('base_batch_size')

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ from mmatm.data_check import check_dataset, describe_dataset
 from mmatm.errors import InputError
 from mmatm.exact_resume import ExactResumeHook, number_batches, refuse_to_resume
 from mmatm.files import whole_file
-from mmatm.machines import once_a_machine
+from mmatm.machines import announced, once_a_machine
 from mmatm.progress_bar import progress_bar
 from mmatm.registry import RUNNERS
-from mmatm.start_weights import without_start_weights
+from mmatm.start_weights import start_weights, without_start_weights
 
 
 @RUNNERS.register_module()
@@ -60,6 +61,10 @@ class Runner(MMEngineRunner):
     _resumed: dict | None = None
     # The hooks whose `before_run` was called.
     _begun: Sequence[Hook] = ()
+    # The parts of the model whose start weights are not read, as others follow.
+    _replaced: Sequence[str] = ()
+    # The names of labels, in the order of each annotation file.
+    _label_orders: frozenset[tuple[str, ...]] = frozenset()
     # The checkpoint that was tested: its digest, and what it tells of its training.
     tested: tuple[str, dict] | None = None
 
@@ -99,11 +104,13 @@ class Runner(MMEngineRunner):
         """
         self._find_what_to_resume()
         if isinstance(model, dict) and self._load_from:
+            self._replaced = [found.module for found in start_weights(model) if not found.of_teacher]
             model = without_start_weights(model, keep=lambda found: found.of_teacher)
         return super().build_model(model)
 
     def _find_what_to_resume(self) -> None:
         """Settles `resume`, and leaves `load_from` alone if nothing is resumed."""
+        self._named = self._load_from
         if not self._resume:
             return
         found = [checkpoint_to_resume(self._resume, self._load_from, self.work_dir)]
@@ -129,6 +136,7 @@ class Runner(MMEngineRunner):
         if is_main_process() and not any(isinstance(hook, CurvesHook) for hook in self.hooks):
             self.register_hook(CurvesHook())
         with explain_full_disk(self.work_dir), progress_bar(self):
+            super().dump_config()
             model = super().train()
         self.auto_scale_lr = None  # done
         return model
@@ -174,11 +182,17 @@ class Runner(MMEngineRunner):
             hook = {**hook, 'type': CheckpointHook}
         super().register_hook(hook, priority)
 
+    def dump_config(self) -> None:
+        """Nothing: MMEngine's does, when a training begins. A test leaves the recipe beside its checkpoint alone."""
+
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None, **kwargs: Any) -> None:
         """As in MMEngine; a local file has its name only when it is whole."""
         backend = get_file_backend(out_dir, backend_args=kwargs.get('backend_args'))
-        kwargs['meta'] = {**(kwargs.get('meta') or {}), 'mmatm': self._exact_resume.note}
+        kwargs['meta'] = {
+            **(kwargs.get('meta') or {}),
+            'mmatm': self._exact_resume.note(self, kwargs.get('by_epoch', True)),
+        }
         if file_client_args or not isinstance(backend, LocalBackend):
             return super().save_checkpoint(out_dir, filename, file_client_args, **kwargs)
         with whole_file(Path(out_dir) / filename) as path:
@@ -191,6 +205,10 @@ class Runner(MMEngineRunner):
         Raises:
             InputError: The data is not there, damaged, or of other classes than the model.
         """
+        with announced():
+            return self._build_dataloader(dataloader, *args, **kwargs)
+
+    def _build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
         try:
             loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
         except FileNotFoundError as error:
@@ -207,9 +225,18 @@ class Runner(MMEngineRunner):
             raise InputError(f'no pictures found for {describe_dataset(dataloader["dataset"])}') from None
         if not isinstance(dataloader, DataLoader):
             if self.cfg.get('check_data', True):
-                once_a_machine(lambda: check_dataset(loader.dataset, self._bare_model))
+                once_a_machine(lambda: self._check(loader.dataset))
             number_batches(loader, self.seed)
         return loader
+
+    def _check(self, dataset: Any) -> None:
+        self._label_orders |= check_dataset(dataset, self._bare_model)
+        for first, other in combinations(sorted(self._label_orders), 2):
+            if set(other) == set(first):
+                raise InputError(
+                    'the annotation files of training and validation have the classes in other orders, which labels '
+                    f'follow: {", ".join(first[:5])} and {", ".join(other[:5])}. Give all files the same one'
+                )
 
     @property
     def _bare_model(self) -> nn.Module:
@@ -248,8 +275,8 @@ class Runner(MMEngineRunner):
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """In here a checkpoint has to fill the model, and nothing is resumed."""
-        before = {name: getattr(self, name) for name in ('_exact', '_resume', '_train_loop')}
-        self._exact, self._resume = True, False
+        before = {name: getattr(self, name) for name in ('_exact', '_resume', '_load_from', '_train_loop')}
+        self._exact, self._resume, self._load_from = True, False, self._named or self._load_from
         if not isinstance(self._train_loop, BaseLoop):
             # Hooks ask for `runner.iter`, for which MMEngine would build the training's loop and read its data.
             self._train_loop = None
@@ -290,7 +317,8 @@ class Runner(MMEngineRunner):
             if self._exact:
                 fill_model(self._bare_model, checkpoint['state_dict'])
             else:
-                with own_names_shown(checkpoint['state_dict']):
+                given = checkpoint['state_dict']
+                with own_names_shown(given), self._refuse_random(list(given)):
                     _load_checkpoint_to_model(self._bare_model, checkpoint, strict, revise_keys=revise_keys)
         except InputError as error:
             raise InputError(f'{filename}: {error}') from None
@@ -299,3 +327,20 @@ class Runner(MMEngineRunner):
             self.tested = checkpoint.pop('sha256'), checkpoint.get('meta') or {}
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+    @contextmanager
+    def _refuse_random(self, given: list[str]) -> Iterator[None]:
+        """Checks that the weights loaded in here leave no part random that has start weights of its own."""
+        parameters = dict(self._bare_model.named_parameters())
+        before = {name: parameter._version for name, parameter in parameters.items()}
+        yield
+        random = {name for name, parameter in parameters.items() if parameter._version == before[name]}
+        if parameters and len(random) == len(parameters):
+            raise InputError(f'none of these weights is of this model; their names are like {given[:3]}')
+        for part in self._replaced:
+            names = {name for name in parameters if name.startswith(f'{part}.')}
+            if names and names <= random:
+                raise InputError(
+                    f'these weights have none for {part}, which would be random: with load_from the start weights in '
+                    f'the config are not read. The names are like {given[:3]}'
+                )

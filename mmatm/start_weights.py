@@ -33,13 +33,20 @@ class StartWeights:
         return 'init_cfg' if 'init_cfg' in self.keys[-3:] else self.keys[-1]
 
     @property
+    def module(self) -> str:
+        """The part of the model that they are for. A model's `pretrained` is for its backbone."""
+        holder = self.keys[: self.keys.index(self.entry)]
+        has_backbone = self.entry == 'pretrained' and 'backbone' in self.node
+        return dotted((*holder, 'backbone') if has_backbone else holder)
+
+    @property
     def of_teacher(self) -> bool:
         """Whether they are of a network that is not trained, and that checkpoints do not hold."""
         return self.entry == 'teacher_ckpt'
 
     @property
     def of_atmnet(self) -> bool:
-        """Whether an ATMNet loads them. A model's `pretrained` is for its backbone."""
+        """Whether an ATMNet loads them."""
         backbone = self.node.get('backbone') if self.entry == 'pretrained' else None
         return (backbone or self.node).get('type') in ATMNET_TYPES
 

@@ -24,7 +24,6 @@ from mmatm import files
 from mmatm.checkpoint import read_checkpoint
 from mmatm.download import download
 from mmatm.errors import InputError
-from mmatm.results import _sha256
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_fetched_once_and_then_read_without_network(server, cache, tmp_path):
     server.files.clear()
     assert value(url) == 1
     (name,) = names(cache)  # and no lock, nothing partial
-    assert _sha256(url) == hashlib.sha256((cache / name).read_bytes()).hexdigest()
+    assert read_checkpoint(url, digest=True)['sha256'] == hashlib.sha256((cache / name).read_bytes()).hexdigest()
     assert len(server.requests) == 1
 
 

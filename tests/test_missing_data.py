@@ -86,6 +86,17 @@ def test_what_others_read_is_left_to_them(tmp_path, monkeypatch):
         assert missing_data(cfg) == []
 
 
+def test_a_root_that_nothing_is_below(tmp_path):
+    """As where a base's root stays, and the paths are whole."""
+    cfg = load_config(str(write_config(tmp_path, tmp_path / 'absent', CLASSIFIER)))
+    (tmp_path / 'images').mkdir()
+    dataset = {'type': 'CustomDataset', 'data_root': 'absent', 'data_prefix': f'{tmp_path}/images'}
+    cfg.train_dataloader.dataset = cfg.val_dataloader.dataset = dataset
+    assert missing_data(cfg) == []
+    cfg.train_dataloader.dataset.data_prefix = 'images'
+    assert len(missing_data(cfg)) == 1
+
+
 def test_published_configs_name_what_they_need(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ('upernet_atmnet_t_ade20k', 'mask_rcnn_atmnet_t_1x_coco', 'atmnet_t_in1k'):

@@ -13,8 +13,8 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 
-from mmatm.recipe import read_text
-from mmatm.results import identify, read_results, summarize_training, write_result
+from mmatm.recipe import differences, read_text
+from mmatm.results import _changed, identify, read_results, summarize_training, write_result
 from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.tables import (
     STREETS_SHA256,
@@ -280,7 +280,10 @@ def test_a_changed_training_is_told_by_its_test(config, command, tmp_path):
     command('train.py', config, '--from-scratch', *options)
     opened, checkpoint = [], tmp_path / 'work/iter_6.pth'
     sys.addaudithook(lambda event, args: event == 'open' and opened.append(args[0]))
+    (dumped,) = (tmp_path / 'work').glob('*.py')
+    before = dumped.read_text()
     command('test.py', config, checkpoint)
+    assert dumped.read_text() == before  # still that of the training
     assert opened.count(str(checkpoint)) + opened.count(checkpoint) == 1
     (found,) = read_results(tmp_path / 'work')
     assert found['checkpoint_sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -292,6 +295,16 @@ def test_a_changed_training_is_told_by_its_test(config, command, tmp_path):
     expected = {'batch_size': 4, 'processes': 1, 'samples': 24, 'seed': 11, 'iterations': 6}
     assert expected.items() <= found['training'].items()
     assert found['finished']
+
+
+def test_configs_of_classes_are_compared_by_their_names(tmp_path):
+    text = 'from torch.optim import SGD\nfrom mmengine.config import read_base\noptim_wrapper = dict(type=SGD, lr=1)\n'
+    (tmp_path / 'new.py').write_text(text)
+    cfg = Config.fromfile(tmp_path / 'new.py', lazy_import=True)
+    assert differences(read_text(cfg.pretty_text), read_text(cfg.pretty_text)) == {}
+    assert _changed({'cfg': cfg.pretty_text}, cfg) == {}
+    resumed = {**read_text(cfg.pretty_text), 'resume': True, 'load_from': 'a.pth'}
+    assert differences(resumed, read_text(cfg.pretty_text)) == {}
 
 
 def test_text_of_a_config_is_read_without_running_it():

@@ -11,8 +11,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from forked import free_port, kill, start, wait
 from mmatm.checkpoint import checkpoint_to_resume, latest_checkpoint, read_checkpoint, read_meta
@@ -174,10 +175,40 @@ def test_within_an_epoch_of_other_data_is_refused(tmp_path):
     copy_checkpoint(tmp_path, tmp_path / 'parts', 'iter_6.pth')
     runner = build(tmp_path / 'parts', *options, resume=True)
     runner._train_dataloader['batch_size'] = 4
-    with pytest.raises(
-        InputError, match=r'iter_6\.pth was saved within an epoch, after 6 iterations in epochs of 4, but'
-    ):
+    with pytest.raises(InputError, match=r'iter_6\.pth was saved within an epoch, after 2 of its 4 batches, but now'):
         runner.train()
+
+
+def test_epochs_of_other_lengths_before(tmp_path):
+    """Resumed with another batch size at the end of an epoch, which is warned of, and once more."""
+
+    def train(epochs, batch_size, **more):
+        data = {'batch_size': batch_size, 'sampler': {'type': 'DefaultSampler', 'shuffle': True}, 'dataset': Noise()}
+        return len(run(tmp_path, {**BY_EPOCH, 'max_epochs': epochs}, train_dataloader=data, **more))
+
+    assert [train(1, 2), train(2, 4, resume=True), train(3, 4, resume=True)] == [4, 2, 2]
+    checkpoint = read_checkpoint(str(tmp_path / 'epoch_1.pth'))
+    del checkpoint['meta']['mmatm']  # written by others
+    torch.save(checkpoint, tmp_path / 'epoch_1.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    assert train(2, 8, resume=True) == 1
+
+
+def test_batches_of_a_sampler_of_their_own_are_noted(tmp_path):
+    data = Noise()
+    loader = {
+        'dataset': data,
+        'batch_size': 2,
+        'batch_sampler': {'type': Pairs},
+        'sampler': {'type': 'InfiniteSampler'},
+    }
+    run(tmp_path, train_dataloader=loader)
+    assert read_meta(str(tmp_path / 'iter_12.pth'))['mmatm']['batch_size'] == 2
+
+
+class Pairs(BatchSampler):
+    def __init__(self, sampler, batch_size=2):
+        super().__init__(sampler, 2, False)
 
 
 @pytest.mark.parametrize('by', [BY_ITERATION, BY_EPOCH], ids=['iterations', 'epochs'])
@@ -326,6 +357,41 @@ def test_checkpoints_without_an_optimizer_are_not_resumed(tmp_path):
         InputError, match=r'of a training with another optimizer: .*different number of parameter groups'
     ):
         run(tmp_path, resume=True, load_from=str(tmp_path / 'best.pth'))
+
+
+def test_checkpoints_that_will_not_be_resumed_are_warned_of(tmp_path, capfd):
+    run(tmp_path, checkpoint={'interval': 6, 'save_optimizer': False}, log_level='WARNING')
+    assert 'checkpoints without optimizer and schedulers, as the config has them, cannot' in capfd.readouterr().out
+    with pytest.raises(InputError, match=r'iter_12\.pth holds no optimizer, .* Resume another one, or start'):
+        run(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize('resume', ['auto', 'iter_12.pth', True])
+def test_what_is_named_is_tested_whatever_is_to_be_resumed(tmp_path, resume):
+    run(tmp_path)
+    resume = str(tmp_path / resume) if resume == 'iter_12.pth' else resume
+    more = {'val_evaluator': [Nothing()], **VALIDATION, 'train_cfg': {**BY_ITERATION, 'val_interval': 100}}
+    runner = build(tmp_path, **more, resume=resume, load_from=str(tmp_path / 'iter_2.pth'))
+    runner.val()
+    assert exact(dict(runner.model.state_dict())) == exact(state(tmp_path / 'iter_2.pth')['state_dict'])
+
+
+def test_weights_to_start_from_that_leave_a_part_random(tmp_path):
+    torch.save({'state_dict': {'other.weight': torch.ones(1)}}, tmp_path / 'other.pth')
+    with pytest.raises(InputError, match=r"other\.pth: none of these weights is of this model; .*\['other\.weight'\]"):
+        run(tmp_path, load_from=str(tmp_path / 'other.pth'))
+    torch.save({'state_dict': {'head.bias': torch.ones(2)}}, tmp_path / 'head.pth')
+    init = {'type': 'Pretrained', 'checkpoint': 'absent.pth'}
+    model = {'type': 'TwoParts', 'backbone': {'init_cfg': init}}
+    MODELS.register_module('TwoParts', module=TwoParts, force=True)
+    with pytest.raises(InputError, match=r'head\.pth: these weights have none for backbone, which would be random'):
+        run(tmp_path, load_from=str(tmp_path / 'head.pth'), model=model)
+
+
+class TwoParts(Toy):
+    def __init__(self, backbone, data_preprocessor=None):
+        super().__init__()
+        self.backbone, self.head, self.linear = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
 
 
 def test_a_checkpoint_is_read_once_to_be_resumed(tmp_path, monkeypatch):

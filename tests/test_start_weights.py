@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmatm.build import build_model
 from mmatm.config import load_config
 from mmatm.inference import load_model
+from mmatm.results import read_results
 from mmatm.start_weights import missing_start_weights, start_weights, without_start_weights
 
 # Every form at once: a detector with a teacher, whose backbone and its part load files.
@@ -104,6 +105,7 @@ def test_no_command_asks_for_what_it_does_not_start_from(config, command, error_
     cfg = Config.fromfile(dumped)
     assert (cfg.resume, cfg.load_from, cfg.model.pretrained) == ('auto', None, 'absent.pth')
     assert 'mIoU' in command('test.py', dumped, tmp_path / 'work/iter_3.pth')
+    assert not read_results(tmp_path / 'work')[0]['changed'].keys() & {'load_from', 'resume'}
     command('train.py', dumped, '--cfg-options', 'train_cfg.max_iters=4')
     assert (tmp_path / 'work/iter_4.pth').exists()
 

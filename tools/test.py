@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
     args = parser.parse_args()
     cfg = read_config(args)
-    cfg.load_from = args.checkpoint
+    recipe = load_config(args.config)
+    cfg.load_from, cfg.resume = args.checkpoint, False  # a training's own config may ask for it
     if args.show or args.show_dir:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
@@ -40,7 +41,7 @@ def main() -> None:
     if is_main_process():
         sha256, meta = runner.tested
         path = write_result(
-            cfg, load_config(args.config), args.cfg_options, args.checkpoint, sha256, meta, args.tta,
+            cfg, recipe, args.cfg_options, args.checkpoint, sha256, meta, args.tta,
             runner.test_dataloader.dataset, metrics, get_world_size(),
         )  # fmt: skip
         print(f'result: {path}')
