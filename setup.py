@@ -10,13 +10,13 @@ from setuptools import Extension, setup
 flags = ['-O3', '-std=c++17', '-fvisibility=hidden', '-fno-math-errno', '-fno-trapping-math', '-Wno-psabi']
 if platform.machine().lower() in ('x86_64', 'amd64'):
     flags += ['-mavx2', '-mfma']
-source = 'mmatm/ops/axial_sample.cpp'
+source = 'mmatm/ops/axial_sampling/axial_sample.cpp'
 openmp = [] if sys.platform == 'darwin' else ['-fopenmp']  # Apple's compiler has none: one thread there
 
 setup(
     ext_modules=[
         Extension(
-            'mmatm.ops._axial_sample',
+            'mmatm.ops.axial_sampling._axial_sample',
             [source],
             define_macros=[('SOURCE_CRC', f'{zlib.crc32(Path(source).read_bytes())}u')],
             extra_compile_args=flags + openmp,

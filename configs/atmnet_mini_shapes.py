@@ -1,7 +1,7 @@
-# A small ATMNet that classifies the pictures of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
+# A small ATMNet that classifies the images of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
 _base_ = './atmnet_t_in1k.py'
 
-from mmatm.shapes import SHAPES  # noqa: E402
+from mmatm.datasets.shapes import SHAPES  # noqa: E402
 
 model = dict(
     backbone=dict(

@@ -19,7 +19,7 @@ model = dict(
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
 )
 
-# 8 GPUs x 128 pictures; RandAugment m9-mstd0.5-inc1, random erasing 0.25 and batch 1024 at lr 1e-3 are the bases'
+# 8 GPUs x 128 images; RandAugment m9-mstd0.5-inc1, random erasing 0.25 and batch 1024 at lr 1e-3 are the bases'
 train_dataloader = dict(batch_size=128)
 optim_wrapper = dict(
     paramwise_cfg=dict(

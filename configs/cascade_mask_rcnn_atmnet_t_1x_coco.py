@@ -31,7 +31,7 @@ model = dict(
     ),
 )
 
-# 8 GPUs x 2 pictures, which auto_scale_lr of the base says too
+# 8 GPUs x 2 images, which auto_scale_lr of the base says too
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),

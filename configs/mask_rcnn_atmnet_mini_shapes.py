@@ -1,7 +1,7 @@
-# Mask R-CNN + a small ATMNet on the pictures of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
+# Mask R-CNN + a small ATMNet on the images of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
 _base_ = './mask_rcnn_atmnet_t_1x_coco.py'
 
-from mmatm.shapes import PALETTE, SHAPES  # noqa: E402
+from mmatm.datasets.shapes import PALETTE, SHAPES  # noqa: E402
 
 channels = [32, 64, 96, 128]
 width = 64

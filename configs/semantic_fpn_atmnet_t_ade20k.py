@@ -19,7 +19,7 @@ model = dict(
     decode_head=dict(num_classes=150),
 )
 
-# 8 GPUs x 4 pictures
+# 8 GPUs x 4 images
 train_dataloader = dict(batch_size=4)
 auto_scale_lr = dict(enable=False, base_batch_size=32)
 optim_wrapper = dict(

@@ -1,7 +1,7 @@
-# UperNet + a small ATMNet on the pictures of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
+# UperNet + a small ATMNet on the images of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
 _base_ = './upernet_atmnet_t_ade20k.py'
 
-from mmatm.shapes import PALETTE, SEMANTIC_CLASSES  # noqa: E402
+from mmatm.datasets.shapes import PALETTE, SEMANTIC_CLASSES  # noqa: E402
 
 channels = [32, 64, 96, 128]
 model = dict(

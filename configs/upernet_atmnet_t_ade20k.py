@@ -18,7 +18,7 @@ model = dict(
     auxiliary_head=dict(in_channels=320, num_classes=150),
 )
 
-# 8 GPUs x 2 pictures
+# 8 GPUs x 2 images
 train_dataloader = dict(batch_size=2)
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 optim_wrapper = dict(

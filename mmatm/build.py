@@ -9,7 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmatm.start_weights import StartWeights, without_start_weights
+from mmatm.pretrained import PretrainedWeights, without_pretrained
 
 
 def model_config(cfg: Config) -> dict:
@@ -26,15 +26,15 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
     return build_module(model_config(cfg), device)
 
 
-def build_module(cfg: dict, device: str = 'cpu', keep: Callable[[StartWeights], bool] | None = None) -> nn.Module:
+def build_module(cfg: dict, device: str = 'cpu', keep: Callable[[PretrainedWeights], bool] | None = None) -> nn.Module:
     """Builds a model or a part of one as it can run in one process, from random weights; SyncBN is BN.
 
     Args:
         cfg: Its config. The default scope has to be that of its toolbox.
         device: `'meta'` builds it without values, which takes no time.
-        keep: Tells which start weights are kept.
+        keep: Tells which pretrained weights are kept.
     """
-    cfg = without_start_weights(cfg, keep)
+    cfg = without_pretrained(cfg, keep)
     try:
         with torch.device(device):
             model = MODELS.build(cfg)

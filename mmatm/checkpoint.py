@@ -1,4 +1,4 @@
-"""Reads checkpoints, without trusting them: this project's, the toolboxes' and those of ATMNet's authors."""
+"""Reads checkpoints, without trusting them: this project's, the toolboxes' and those of the backbones' authors."""
 
 import argparse
 import codecs
@@ -7,7 +7,6 @@ import logging
 import pickle
 import re
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,9 +19,8 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import HistoryBuffer, MMLogger, print_log
 from torch import Tensor, nn
 
-from mmatm.archs import ARCHS, NUM_STAGES
-from mmatm.download import cached, is_address
 from mmatm.errors import InputError
+from mmatm.utils.download import cached, is_address
 
 
 def _statistic(owner: type, name: str) -> Callable:
@@ -73,38 +71,9 @@ def load_safely(file: Any, map_location: Any = None, mmap: bool | None = None) -
 if hasattr(mmengine.runner.checkpoint, '_safe_torch_load'):
     mmengine.runner.checkpoint._safe_torch_load = load_safely
 
-_AUTHORS_NAMES = (
-    (r'patch_embed\.proj\.', 'stem.'),
-    (r'pos_blocks\.(\d+)\.proj\.', r'stages.\1.position.'),
-    (r'blocks\.(\d+)\.\d+\.downsample\.proj\.', lambda m: f'stages.{int(m[1]) + 1}.downsample.'),
-    (r'blocks\.(\d+)\.(\d+)\.offset_layer\.0\.', r'stages.\1.blocks.\2.offset_norm.'),
-    (r'blocks\.(\d+)\.(\d+)\.offset_layer\.1\.', r'stages.\1.blocks.\2.offset_fc.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.atm_([whc])\.', r'stages.\1.blocks.\2.mixer.fc_\3.'),
-    (r'blocks\.(\d+)\.(\d+)\.atm\.', r'stages.\1.blocks.\2.mixer.'),
-    (r'blocks\.(\d+)\.(\d+)\.', r'stages.\1.blocks.\2.'),
-    (r'norm_(\d)\.', r'norm\1.'),
-    (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
-)
-
 # Where checkpoints have their weights: the averaged ones of the authors' and of timm's scripts, then the others.
 # MMEngine swaps them when saving, so that `state_dict` are the averaged ones.
-_CONTAINERS = 'model_ema', 'state_dict_ema', 'state_dict', 'model'
-
-# Where the authors publish weights, by the config they are for: anything that `mmatm.download` takes.
-PUBLISHED = {
-    'atmnet_xt_in1k': 'https://drive.google.com/file/d/1JjWFDJM097a2sX9zw2oOisCT-7T43-DV/view',
-    'atmnet_t_in1k': 'https://drive.google.com/file/d/1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-/view',
-    'atmnet_l_in1k': 'https://drive.google.com/file/d/1aIEnq_5-oS8jiLr2W8ryLabmzHTmR3J0/view',
-    'upernet_atmnet_l_ade20k': 'https://drive.google.com/file/d/1vWTI7gRiI3Fd5g6UPziSyafliq3yrhrO/view',
-}
-
-
-def published_weights(config: str) -> str:
-    """A sentence on where the authors publish the weights of a config and how to get them, or that they do not."""
-    address = PUBLISHED.get(config)
-    if address is None:
-        return 'The authors do not publish them'
-    return f'The authors publish them at {address} and "python tools/fetch_weights.py {config}" fetches them'
+CONTAINERS = 'model_ema', 'state_dict_ema', 'state_dict', 'model'
 
 
 @contextmanager
@@ -121,15 +90,16 @@ def local_file(path: str) -> Iterator[str]:
             yield local_path
 
 
-def read_checkpoint(path: str, map_location: Any = 'cpu', digest: bool = False) -> dict:
+def read_checkpoint(
+    path: str, map_location: Any = 'cpu', digest: bool = False, containers: Sequence[str] = CONTAINERS
+) -> dict:
     """Reads a checkpoint and puts its weights, the averaged (EMA) ones if there are any, under `state_dict`.
-
-    A classifier of the authors comes out with MMPretrain's prefixes, as an `ImageClassifier` holds it.
 
     Args:
         path: A local path; an http address, fetched into torch's cache once; or what MMEngine's file backends read.
         map_location: As `torch.load` takes it.
         digest: Whether to say the file's SHA-256 too.
+        containers: Where in the file the weights are, by key: the first that is there.
 
     Returns:
         The file's dict with `state_dict`, and with `sha256` if asked; other containers of weights are gone.
@@ -158,18 +128,13 @@ def read_checkpoint(path: str, map_location: Any = 'cpu', digest: bool = False) 
     if not isinstance(checkpoint, dict):
         raise InputError(f'{path} holds a {type(checkpoint).__name__}, not a dict of weights')
 
-    containers = [key for key in _CONTAINERS if isinstance(checkpoint.get(key), Mapping)]
-    if not containers:
-        checkpoint, containers = {'weights': checkpoint}, ['weights']
-    weights = {name.removeprefix('module.'): w for name, w in checkpoint[containers[0]].items()}
+    found = [key for key in (*containers, *CONTAINERS) if isinstance(checkpoint.get(key), Mapping)]
+    if not found:
+        checkpoint, found = {'weights': checkpoint}, ['weights']
+    weights = {name.removeprefix('module.'): w for name, w in checkpoint[found[0]].items()}
     if not any(isinstance(weight, Tensor) for weight in weights.values()):
         raise InputError(f'{path} holds no weights')
-    if 'patch_embed.proj.weight' in weights and 'pos_blocks.0.proj.weight' in weights:
-        weights = {
-            name.replace('head.', 'head.fc.', 1) if name.startswith('head.') else f'backbone.{name}': weight
-            for name, weight in weights.items()
-        }
-    rest = {key: value for key, value in checkpoint.items() if key not in containers}
+    rest = {key: value for key, value in checkpoint.items() if key not in found}
     return {**rest, 'state_dict': weights, **({'sha256': sha256} if digest else {})}
 
 
@@ -179,32 +144,6 @@ def _sha256(file: BinaryIO) -> str:
         found.update(block)
     file.seek(0)
     return found.hexdigest()
-
-
-def read_backbone(path: str, prefix: str | None = None) -> tuple[dict[str, Tensor], str]:
-    """Reads a backbone's weights from a backbone's or a whole model's file.
-
-    Args:
-        path: As `read_checkpoint` takes it.
-        prefix: The backbone's name in the file with its dot; None looks for ``'backbone.'``.
-
-    Returns:
-        The weights without prefix, and a summary of what else the file holds.
-
-    Raises:
-        InputError: As `read_checkpoint`; no name in the file has the prefix.
-    """
-    weights = read_checkpoint(path)['state_dict']
-    if prefix is None:
-        prefix = 'backbone.' if any(name.startswith('backbone.') for name in weights) else ''
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    backbone = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-    if not backbone:
-        raise InputError(
-            f"{path}: no name begins with '{prefix}', but with {sorted({n.split('.')[0] for n in weights})}"
-        )
-    unused = Counter(name.split('.')[0] for name in weights if not name.startswith(prefix))
-    return backbone, ', '.join(f'{name} ({count} tensors)' for name, count in unused.items())
 
 
 def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -217,44 +156,52 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         with own_names_shown(weights):
             keys = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # shapes, a line each
-        shown = _brief({'the weights are of another model than the config': str(error).splitlines()[1:]})
+        shown = brief({'the weights are of another model than the config': str(error).splitlines()[1:]})
         raise InputError(shown) from None
     missing = [name for name in keys.missing_keys if not name.endswith('num_batches_tracked')]
     if missing:
-        raise InputError(f'the weights do not fill the model; {_brief({"missing": missing})}')
+        raise InputError(f'the weights do not fill the model; {brief({"missing": missing})}')
     if keys.unexpected_keys:
         print_log(f'not used by this model: {", ".join(keys.unexpected_keys)}', 'current', logging.WARNING)
 
 
-class _OtherNetworkError(InputError):
-    """Weights of which an ATMNet sees none, as their names begin otherwise than its own."""
+class ForeignWeightsError(InputError):
+    """Weights of which a backbone can use none.
+
+    Attributes:
+        title: The backbone's.
+    """
+
+    def __init__(self, title: str, reason: str) -> None:
+        super().__init__(title, reason)  # which other processes build it from
+        self.title = title
+
+    def __str__(self) -> str:
+        return 'these are not weights of {}; {}'.format(*self.args)
 
 
 @contextmanager
 def own_names_shown(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Where weights turn out to be of another network than ATMNet, the refusal shows what names they have."""
+    """Where weights turn out to be of another network, the refusal shows what names they have."""
     try:
         yield
-    except _OtherNetworkError:
-        raise InputError(_foreign(weights)) from None
+    except ForeignWeightsError as error:
+        raise ForeignWeightsError(error.title, f'their names are like {first_names(list(weights))}') from None
 
 
-def _foreign(weights: Mapping[str, Tensor]) -> str:
-    return f'these are not the weights of an ATMNet; their names are like {_first(list(weights))}'
-
-
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
     more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
     return ', '.join(name.strip() for name in names[:_SHOWN]) + more
 
 
-def _brief(names: Mapping[str, Sequence[str]]) -> str:
+def brief(names: Mapping[str, Sequence[str]]) -> str:
     """The first names of each kind, in a line; all of them go into the log file of a training or test, if there is one.
 
     Args:
         names: By what they are, as 'missing'.
     """
-    line = '; '.join(f'{kind}: {_first(found)}' for kind, found in names.items())
+    line = '; '.join(f'{kind}: {first_names(found)}' for kind, found in names.items())
     files = [h for h in MMLogger.get_current_instance().handlers if isinstance(h, logging.FileHandler)]
     if not files or all(len(found) <= _SHOWN for found in names.values()):
         return line
@@ -286,7 +233,7 @@ def checkpoint_to_resume(resume: bool | str | None, load_from: str | None, folde
     Args:
         resume: A path; True or `'auto'` for the newest in the folder, if there is one.
         load_from: With `resume=True`, MMEngine's way to name the checkpoint.
-        folder: The work folder.
+        folder: The work_dir.
     """
     if resume is True and load_from:
         return load_from
@@ -324,72 +271,3 @@ def read_meta(path: str) -> dict:
         return {**meta, 'iter': int(meta['iter'])}
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
         raise InputError(f'{path} does not tell of which training it is ({type(error).__name__})') from None
-
-
-def own_name(authors_name: str) -> str:
-    """The authors' name of a backbone parameter -> `ATMNet`'s; a name that is not theirs stays as it is."""
-    for pattern, replacement in _AUTHORS_NAMES:
-        name, count = re.subn(f'^{pattern}', replacement, authors_name)
-        if count:
-            return name
-    return authors_name
-
-
-def adopt_authors_names(state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Renames the authors' backbone weights below prefix to `ATMNet`'s, in place; other files' stay as they are."""
-    if f'{prefix}pos_blocks.0.proj.weight' not in state_dict:
-        return
-    for name in [name for name in state_dict if name.startswith(prefix)]:
-        new_name = own_name(name.removeprefix(prefix))
-        weight = state_dict.pop(name)
-        if new_name.endswith(('.fc_w.weight', '.fc_h.weight')):
-            weight = weight.flatten(1)  # a 1x1 convolution's weight, there
-        state_dict[prefix + new_name] = weight
-
-
-def drop_unused(state_dict: dict[str, Tensor], prefix: str, out_indices: Sequence[int]) -> None:
-    """Removes the norms of stages without output, and the stages after the last output, in place."""
-    for i in set(range(NUM_STAGES)) - set(out_indices):
-        unused = [f'{prefix}norm{i}.'] + [f'{prefix}stages.{i}.'] * (i > max(out_indices))
-        for name in [name for name in state_dict if name.startswith(tuple(unused))]:
-            del state_dict[name]
-
-
-def refuse_mismatch(given: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str = '') -> None:
-    """Checks that weights fill a backbone; only output norms may be missing.
-
-    Args:
-        given: The weights whose names begin with the prefix, without it.
-        own: Those of the backbone.
-        prefix: The backbone's name in the model with its dot.
-
-    Raises:
-        InputError: Names parameters that are missing, unknown or of another shape, the first of each.
-    """
-    missing = [name for name in own if name not in given and not name.startswith('norm')]
-    unknown = [name for name in given if name not in own]
-    other = [name for name in own if name in given and given[name].shape != own[name].shape]
-    if not (missing or unknown or other):
-        return
-    if not given:
-        # There may be others, which only who read the file can show.
-        reason = f'none of their names begins with {prefix}' if prefix else 'there are none'
-        raise _OtherNetworkError(f'these are not the weights of an ATMNet; {reason}')
-    if not set(given) & set(own):
-        raise InputError(_foreign(given))
-    kinds = {'missing': missing, 'unknown': unknown, 'of another shape': other}
-    names = _brief({kind: names for kind, names in kinds.items() if names})
-    raise InputError(f'weights of {describe(given)} do not fill {describe(own)}. {names}')
-
-
-def describe(weights: Mapping[str, Tensor]) -> str:
-    """Names the ATMNet that weights belong to, by the blocks they hold."""
-    norms = {
-        name: weight
-        for name, weight in weights.items()
-        if re.fullmatch(r'stages\.\d\.blocks\.\d+\.norm1\.weight', name)
-    }
-    depths = [sum(name.startswith(f'stages.{i}.') for name in norms) for i in range(NUM_STAGES)]
-    channels = [len(norms.get(f'stages.{i}.blocks.0.norm1.weight', ())) for i in range(NUM_STAGES)]
-    names = [name for name, arch in ARCHS.items() if (arch['depths'], arch['channels']) == (depths, channels)]
-    return f'ATMNet {names[0] if names else "of a custom size"} (depths {depths}, channels {channels})'

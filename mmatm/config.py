@@ -15,9 +15,6 @@ from mmengine.runner import Runner
 
 from mmatm.errors import InputError
 
-# How configs name the backbone; the second in the scope mmatm only.
-ATMNET_TYPES = ('mmatm.ATMNet', 'ATMNet')
-
 # The keys, and indices of lists, that lead to an entry of a config.
 Keys = tuple[str | int, ...]
 
@@ -144,7 +141,7 @@ def _check_key(cfg: Config, key: str) -> None:
 
 
 def innermost_dataset(dataset: dict) -> dict:
-    """The config of the data set below wrappers, as `RepeatDataset`."""
+    """The config of the dataset below wrappers, as `RepeatDataset`."""
     while isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     return dataset

@@ -9,4 +9,4 @@ from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmatm', locations=['mmatm.models'])
-RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmatm', locations=['mmatm.runner'])
+RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmatm', locations=['mmatm.engine.runner'])

@@ -1,4 +1,4 @@
-"""Shared by the tests: a small data set of shapes, a small config on it, and the commands of tools/."""
+"""Shared by the tests: a small dataset of shapes, a small config on it, and the commands of tools/."""
 
 import contextlib
 import functools
@@ -21,9 +21,9 @@ from mmengine.utils import ManagerMixin
 
 import quick  # noqa: F401
 from forked import LIMIT, ROOT, run_tool, start, wait
+from mmatm.apis.inference import load_model
 from mmatm.config import load_config
-from mmatm.inference import load_model
-from mmatm.shapes import write_shapes
+from mmatm.datasets.shapes import write_shapes
 
 SEGMENTOR = """
 _base_ = '{root}/configs/upernet_atmnet_mini_shapes.py'
@@ -122,7 +122,7 @@ def write_weights(config: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path, shapes: Path) -> Path:
-    """A config that trains in seconds; its work folder is tmp_path / 'work'."""
+    """A config that trains in seconds; its work_dir is tmp_path / 'work'."""
     return write_config(tmp_path, shapes)
 
 

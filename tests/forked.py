@@ -24,7 +24,8 @@ LIMIT = 900  # seconds, after which what is waited for is taken to hang
 # Forked from a process that has imported everything, and that itself does nothing else.
 _context = multiprocessing.get_context('forkserver')
 _context.set_forkserver_preload([
-    'mmatm.runner', 'mmatm.models', 'mmatm.curves', 'mmseg.apis', 'mmseg.models', 'mmseg.datasets', 'mmdet.models',
+    'mmatm.engine.runner', 'mmatm.models', 'mmatm.engine.curves', 'mmseg.apis', 'mmseg.models', 'mmseg.datasets',
+    'mmdet.models',
     'mmdet.datasets', 'mmpretrain.models', 'mmpretrain.datasets', 'matplotlib.figure', 'pkg_resources', 'pytest',
 ])  # fmt: skip
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from golden.fill import fill, image
 from mmatm.models import ATMNet
 
-FOLDER = Path(__file__).parent / 'golden'
+FOLDER = Path(__file__).parent / 'golden/atmnet'
 
 
 def load(name: str) -> dict:
@@ -41,5 +41,5 @@ def pyramid(golden: dict, dtype: torch.dtype = torch.float32, **options) -> ATMN
     return model.to(dtype).eval()
 
 
-def picture(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def golden_image(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.from_numpy(image(height, width)).to(dtype)

@@ -20,7 +20,7 @@ for _module in (mmengine.config.config, mmengine.utils.package_utils):
 # processes of their own have it.
 mmengine.config.config.FormatCode = lambda text, **style: (text, True)
 
-# Each data set has all objects looked through for garbage, which takes longer than to read it.
+# Each dataset has all objects looked through for garbage, which takes longer than to read it.
 mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: 0)
 
 # When loaders go, their workers, which may stand still, are waited for.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import golden_data
-from mmatm.archs import ARCHS
+from mmatm.models import ATMNet
 
 
 def imagenet_file(path: Path, weights: dict[str, Tensor], prefix: str = '') -> Path:
@@ -115,5 +115,7 @@ def authors_shapes(arch: dict, pyramid: bool) -> dict[str, tuple[int, ...]]:
 
 if __name__ == '__main__':
     out = Path(sys.argv[1])
-    weights = golden_data.authors_weights(authors_shapes(ARCHS['l'], pyramid=True))
-    print(f'a stand-in of the UperNet-L file: {upernet_file(out, weights, ARCHS["l"]["channels"], 150, 512, 256)}')
+    weights = golden_data.authors_weights(authors_shapes(ATMNet.SIZES['l'], pyramid=True))
+    print(
+        f'a stand-in of the UperNet-L file: {upernet_file(out, weights, ATMNet.SIZES["l"]["channels"], 150, 512, 256)}'
+    )

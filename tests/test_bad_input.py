@@ -45,9 +45,9 @@ def test_option_that_does_not_exist(config, error_of, option, message):
     assert re.search(message, error_of('train.py', config, '--cfg-options', option))
 
 
-def test_missing_start_weights(error_of, tmp_path):
+def test_missing_pretrained_weights(error_of, tmp_path):
     message = error_of('train.py', ROOT / 'configs/upernet_atmnet_t_ade20k.py', '--work-dir', tmp_path)
-    assert 'start weights checkpoints/atmnet_t_in1k.pth are not there' in message
+    assert 'pretrained weights checkpoints/atmnet_t_in1k.pth are not there' in message
     assert '1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-' in message
     assert 'python tools/fetch_weights.py atmnet_t_in1k' in message
     assert '--from-scratch' in message
@@ -59,14 +59,14 @@ def test_all_that_is_missing_is_said_at_once(error_of, tmp_path):
     path = ROOT / 'configs/upernet_atmnet_t_ade20k.py'
     roots = [f'{part}_dataloader.dataset.data_root={tmp_path}/{part}' for part in ('train', 'val')]
     message = error_of('train.py', path, '--work-dir', tmp_path, '--cfg-options', *roots)
-    assert 'start weights checkpoints/atmnet_t_in1k.pth are not there' in message
+    assert 'pretrained weights checkpoints/atmnet_t_in1k.pth are not there' in message
     assert all(
         f'no folder {tmp_path}/{part} ({part}_dataloader.dataset.data_root)' in message for part in ('train', 'val')
     )
     assert message.startswith('error: 2 things are wrong')
 
 
-def test_from_scratch_is_instead_of_the_configs_start_weights_only(config, error_of, tmp_path):
+def test_from_scratch_is_instead_of_the_configs_pretrained_weights_only(config, error_of, tmp_path):
     options = f'train_dataloader.dataset.data_root={tmp_path}/absent', 'model.backbone.arch=xt'
     options = '--work-dir', tmp_path / 'work', '--cfg-options', *options
     # No word of the classifier at 224 that it would start from; the data is looked for next.
@@ -82,11 +82,11 @@ def test_missing_and_empty_data(config, error_of, tmp_path):
     for kind in ('images', 'annotations'):
         (tmp_path / 'empty' / kind / 'training').mkdir(parents=True)
     message = error_of('train.py', config, '--cfg-options', f'{option}{tmp_path}/empty')
-    assert 'no pictures found for BaseSegDataset' in message
+    assert 'no images found for BaseSegDataset' in message
 
 
 def damage(folder: Path, name: str) -> None:
-    picture, label = folder / 'images/training/000003.jpg', folder / 'annotations/training/000003.png'
+    image, label = folder / 'images/training/000003.jpg', folder / 'annotations/training/000003.png'
     if name == 'label beyond':
         with Image.open(label) as file:
             values = np.array(file)
@@ -95,15 +95,15 @@ def damage(folder: Path, name: str) -> None:
     elif name == 'label absent':
         label.unlink()
     else:
-        path = label if name == 'label cut' else picture
-        path.write_bytes(b'' if name == 'picture empty' else path.read_bytes()[:-200])
+        path = label if name == 'label cut' else image
+        path.write_bytes(b'' if name == 'image empty' else path.read_bytes()[:-200])
 
 
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        ('picture cut', r'images/training/000003\.jpg: cut short'),
-        ('picture empty', r'images/training/000003\.jpg: cut short or not a picture'),
+        ('image cut', r'images/training/000003\.jpg: cut short'),
+        ('image empty', r'images/training/000003\.jpg: cut short or not an image'),
         ('label cut', r'annotations/training/000003\.png: cut short'),
         ('label absent', r'annotations/training/000003\.png: does not exist'),
         ('label beyond', r'annotations/training/000003\.png: label values \[9\], but the highest class is 7'),
@@ -152,7 +152,7 @@ def bad_checkpoint(kind: str, path: Path) -> Path:
         ('absent', r'there is no checkpoint \S+bad\.pth'),
         ('cut', r'bad\.pth is cut short or no PyTorch checkpoint'),
         ('other size', r'bad\.pth: weights of ATMNet of a custom size \(depths \[2, 2, 2, 3\]'),
-        ('other network', r'bad\.pth: these are not the weights of an ATMNet'),
+        ('other network', r'bad\.pth: these are not weights of ATMNet'),
         ('code', r'bad\.pth holds more than weights \(posix\.mkdir\)'),
     ],
 )

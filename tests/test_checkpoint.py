@@ -13,13 +13,13 @@ from torch import nn
 
 import golden_data
 import stand_ins
-from mmatm.archs import ARCHS
-from mmatm.checkpoint import fill_model, latest_checkpoint, own_name, read_backbone, read_checkpoint
+from mmatm.apis.inference import load_model
+from mmatm.checkpoint import fill_model, latest_checkpoint, read_checkpoint
 from mmatm.config import load_config
+from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
-from mmatm.inference import load_model
 from mmatm.models import ATMNet
-from mmatm.runner import Runner
+from mmatm.models.loading import read_backbone
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +47,7 @@ def start(golden, path, **options):
 def assert_holds(model, authors_weights, prefix=''):
     """That a model holds exactly the authors' values; returns the names that it took."""
     own = model.state_dict()
-    taken = {prefix + own_name(name): weight for name, weight in authors_weights.items()}
+    taken = {prefix + ATMNet.PUBLISHED.own_name(name): weight for name, weight in authors_weights.items()}
     for name, weight in taken.items():
         torch.testing.assert_close(own[name].flatten(), weight.flatten(), rtol=0, atol=0)
     return set(taken)
@@ -72,7 +72,7 @@ def test_upernet_file_loads_into_any_part_of_the_outputs(golden, pyramid):
     model = ATMNet(golden['atmnet_arch'], out_indices=[1])
     model.load_state_dict(pyramid)
     case = golden['cases'][0]
-    (y,) = model.eval()(golden_data.picture(case['height'], case['width']))
+    (y,) = model.eval()(golden_data.golden_image(case['height'], case['width']))
     assert y.mean().item() == pytest.approx(case['pyramid'][1]['mean'], abs=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_imagenet_file_as_a_whole_classifier(golden, classifier, tmp_path):
     })  # fmt: skip
     model.load_state_dict(weights)
     case = golden['cases'][0]
-    (y,) = model['backbone'].eval()(golden_data.picture(case['height'], case['width']))
+    (y,) = model['backbone'].eval()(golden_data.golden_image(case['height'], case['width']))
     logits = model['head']['fc'](y.mean((2, 3))).flatten()
     torch.testing.assert_close(logits[:16], torch.tensor(case['logits']['first16']), rtol=0, atol=1e-4)
 
@@ -105,20 +105,20 @@ def test_imagenet_file_as_a_whole_classifier(golden, classifier, tmp_path):
 @pytest.mark.parametrize('size', ['xt', 't', 's', 'b', 'l'])
 @pytest.mark.parametrize('pyramid', [False, True])
 def test_names_of_every_size(size, pyramid):
-    shapes = stand_ins.authors_shapes(ARCHS[size], pyramid)
+    shapes = stand_ins.authors_shapes(ATMNet.SIZES[size], pyramid)
     with torch.device('meta'):
         model = ATMNet(size, out_indices=range(4) if pyramid else [3])
     expected = {name: (*weight.shape,) for name, weight in model.state_dict().items()}
     for name, shape in shapes.items():
         if not name.startswith('head.'):
             flat = shape[:2] if name.endswith(('atm_w.weight', 'atm_h.weight')) else shape
-            assert expected.pop(own_name(name)) == flat
+            assert expected.pop(ATMNet.PUBLISHED.own_name(name)) == flat
     assert not expected
 
 
 def test_stand_in_shapes_are_the_golden_ones(golden):
     for key, pyramid in (('classifier_shapes', False), ('pyramid_shapes', True)):
-        shapes = stand_ins.authors_shapes(ARCHS['xt'], pyramid)
+        shapes = stand_ins.authors_shapes(ATMNet.SIZES['xt'], pyramid)
         assert {name: list(shape) for name, shape in shapes.items()} == golden_data.load('xt')[key]
 
 
@@ -173,15 +173,15 @@ def test_weights_of_another_network_are_shown_by_their_own_names(golden, tmp_pat
     with pytest.raises(InputError, match=shown):
         start(golden, tmp_path / 'other.pth')
     config = load_config(str(write_config(tmp_path, shapes)))
-    with pytest.raises(InputError, match=rf'other\.pth: these are not the weights of an ATMNet; {shown}'):
+    with pytest.raises(InputError, match=rf'other\.pth: these are not weights of ATMNet; {shown}'):
         load_model(config, str(tmp_path / 'other.pth'))
     config.load_from = str(tmp_path / 'other.pth')
     runner = Runner.from_cfg(config)
-    with pytest.raises(InputError, match=rf'other\.pth: these are not the weights of an ATMNet; {shown}'):
+    with pytest.raises(InputError, match=rf'other\.pth: these are not weights of ATMNet; {shown}'):
         runner.load_or_resume()
     model = nn.Module()
     model.backbone = ATMNet(golden['atmnet_arch'])
-    with pytest.raises(InputError, match=r'not the weights of an ATMNet; none of their names begins with backbone\.'):
+    with pytest.raises(InputError, match=r'not weights of ATMNet; none of their names begins with backbone\.'):
         load_checkpoint(model, str(tmp_path / 'other.pth'))  # in anybody's training script, which knows the others
 
 
@@ -200,7 +200,7 @@ def test_many_names_are_for_the_log_file(golden, tmp_path, capsys):
     logged = (tmp_path / 'log').read_text()
     listed = set(re.search('missing: (.*)', logged)[1].split(', '))
     assert listed >= {name for name in own.state_dict() if name.startswith('stages.0.blocks.')} - {
-        own_name(name) for name in small['classifier_shapes']
+        ATMNet.PUBLISHED.own_name(name) for name in small['classifier_shapes']
     }
     printed = ''.join(capsys.readouterr())
     assert 'stem.weight' not in printed
@@ -229,7 +229,7 @@ def test_half_matching_files_are_refused_with_the_names(golden, pyramid, tmp_pat
     for way in ways[:2]:
         with pytest.raises(InputError, match=message):
             way()
-    with pytest.raises(InputError, match='these are not the weights of an ATMNet'):
+    with pytest.raises(InputError, match='these are not weights of ATMNet'):
         ways[2]()  # whole-model names into a bare backbone, without anybody to take the prefix off
 
 
@@ -243,9 +243,9 @@ def test_other_sizes_and_networks_are_refused(golden, tmp_path):
         start(golden, tmp_path / 'b.pth')
     torch.save({'state_dict': {'backbone.conv1.weight': torch.zeros(64, 3, 7, 7)}}, tmp_path / 'resnet.pth')
     for way in all_ways(golden, tmp_path / 'resnet.pth'):
-        with pytest.raises(InputError, match=r'not the weights of an ATMNet; their names are like'):
+        with pytest.raises(InputError, match=r'not weights of ATMNet; their names are like'):
             way()
-    torch.save(golden_data.authors_weights(stand_ins.authors_shapes(ARCHS['xt'], False)), tmp_path / 'xt.pth')
+    torch.save(golden_data.authors_weights(stand_ins.authors_shapes(ATMNet.SIZES['xt'], False)), tmp_path / 'xt.pth')
     with pytest.raises(
         InputError, match=r'weights of ATMNet xt \(depths \[2, 2, 4, 2\], channels \[64, 128, 320, 512\]\)'
     ):

@@ -14,11 +14,11 @@ from torch import nn
 
 import golden_data
 import stand_ins
-from mmatm.archs import ARCHS
+from mmatm.analysis.tables import STREETS
 from mmatm.build import build_model
 from mmatm.checkpoint import read_checkpoint
-from mmatm.shapes import SEMANTIC_CLASSES, SHAPES
-from mmatm.tables import STREETS
+from mmatm.datasets.shapes import SEMANTIC_CLASSES, SHAPES
+from mmatm.models import ATMNet
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 NAME = re.compile(
@@ -83,9 +83,9 @@ def test_name_and_content(name):
         assert model.auxiliary_head.in_channels == channels[2]
     elif part['method']:
         assert model.neck.in_channels == channels
-        assert channels == ARCHS[part['size']]['channels'][1 if part['method'] == 'retinanet' else 0 :]
+        assert channels == ATMNet.SIZES[part['size']]['channels'][1 if part['method'] == 'retinanet' else 0 :]
     else:
-        assert [model.head.in_channels] == channels == ARCHS[part['size']]['channels'][-1:]
+        assert [model.head.in_channels] == channels == ATMNet.SIZES[part['size']]['channels'][-1:]
 
     assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
     optimizer = cfg.optim_wrapper.optimizer
@@ -225,13 +225,13 @@ def test_no_two_configs_resolve_to_the_same():
 @pytest.mark.parametrize('size', ['xt', pytest.param('l', marks=pytest.mark.slow)])
 def test_authors_upernet_file_has_every_key(tmp_path, size):
     """A stand-in of the authors' UperNet file fills the whole model: same keys, same shapes."""
-    backbone = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS[size], pyramid=True))
-    path = stand_ins.upernet_file(tmp_path / 'upernet.pth', backbone, ARCHS[size]['channels'], 150, 512, 256)
+    backbone = golden_data.authors_weights(stand_ins.authors_shapes(ATMNet.SIZES[size], pyramid=True))
+    path = stand_ins.upernet_file(tmp_path / 'upernet.pth', backbone, ATMNet.SIZES[size]['channels'], 150, 512, 256)
     fill(build_model(load(f'upernet_atmnet_{size}_ade20k'), 'meta'), path)
 
 
 def test_authors_imagenet_file_has_every_key(tmp_path):
-    weights = golden_data.authors_weights(stand_ins.authors_shapes(ARCHS['xt'], pyramid=False))
+    weights = golden_data.authors_weights(stand_ins.authors_shapes(ATMNet.SIZES['xt'], pyramid=False))
     fill(build_model(load('atmnet_xt_in1k'), 'meta'), stand_ins.imagenet_file(tmp_path / 'xt.pth', weights))
 
 

@@ -1,6 +1,6 @@
 """README and docs/: commands run, links lead somewhere, examples in Python work.
 
-Commands run in an empty folder, on small stand-ins of the configs, weights and pictures that they name: what is tested
+Commands run in an empty folder, on small stand-ins of the configs, weights and images that they name: what is tested
 is that the tools take them.
 """
 
@@ -24,10 +24,10 @@ RUN_ELSEWHERE = {
     'tools/dist_train.sh': 'tests/test_tools.py::test_distributed_training_with_sync_bn',
     'tools/dist_test.sh': 'tests/test_tools.py::test_train_test_and_distributed_test',
     'tools/slurm_train.sh': 'tests/test_tools.py::test_slurm',
-    'tools/swap_backbone.py': 'tests/test_swap.py::test_a_users_project',
-    'tools/export_onnx.py': 'tests/test_export.py::test_segmentor_by_the_command',
-    'tools/fetch_weights.py': 'tests/test_fetch_weights.py::test_list_and_fetch',
-    'mmatm.benchmark': 'tests/test_benchmark.py::test_command',
+    'tools/swap_backbone.py': 'tests/swap/test_swap.py::test_a_users_project',
+    'tools/export_onnx.py': 'tests/apis/test_export.py::test_segmentor_by_the_command',
+    'tools/fetch_weights.py': 'tests/apis/test_fetch_weights.py::test_list_and_fetch',
+    'mmatm.benchmark': 'tests/benchmark/test_benchmark.py::test_command',
 }
 
 
@@ -59,14 +59,14 @@ DISTINCT = {
 
 @pytest.fixture(scope='module')
 def sandbox(tmp_path_factory, shapes):
-    """A folder with pictures where the commands expect some."""
+    """A folder with images where the commands expect some."""
     folder = tmp_path_factory.mktemp('docs')
     (folder / 'data').mkdir()
     (folder / 'data/shapes').symlink_to(shapes)
-    picture = Image.open(shapes / 'ade/images/validation/000001.jpg').resize((320, 240))
+    image = Image.open(shapes / 'ade/images/validation/000001.jpg').resize((320, 240))
     for name in ('street.jpg', 'more_streets/a.jpg', 'others/b.png'):
         (folder / name).parent.mkdir(exist_ok=True)
-        picture.save(folder / name)
+        image.save(folder / name)
     return folder
 
 
@@ -113,8 +113,8 @@ def test_command(text, sandbox, stand_in, monkeypatch, command):
 
 def check_options(words):
     """The options are of the config itself."""
-    from mmatm.command_line import config_parser
     from mmatm.config import load_config
+    from mmatm.utils.command_line import config_parser
 
     path = next(word for word in words if word.startswith('configs/'))
     arguments = [str(ROOT / path), *words[words.index('--cfg-options') :]]

@@ -14,7 +14,7 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize('module', ['mmatm', 'mmatm.registry', 'mmatm.models', 'mmatm.runner'])
+@pytest.mark.parametrize('module', ['mmatm', 'mmatm.registry', 'mmatm.models', 'mmatm.engine.runner'])
 def test_import_brings_no_toolbox(module):
     code = f"""
 import sys, {module}

@@ -16,8 +16,8 @@ import golden_data
 import stand_ins
 from forked import free_port, kill, run_tool, start, wait
 from mmatm.checkpoint import read_checkpoint
-from mmatm.command_line import run
 from mmatm.errors import InputError
+from mmatm.utils.command_line import run
 
 
 def miou(output: str) -> str:
@@ -73,8 +73,8 @@ def test_train_test_and_distributed_test(config, tmp_path, tool, training, port)
     assert 'mIoU' in tool('test.py', config, checkpoint, '--tta', '--out', tmp_path / 'predictions.pkl')
     assert (tmp_path / 'predictions.pkl').stat().st_size > 0
     drawn = tool('draw_segmentation.py', config, checkpoint, '--count', 2)
-    with Image.open(re.search(r'drawn: (\S+)', drawn)[1]) as picture:
-        assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 100
+    with Image.open(re.search(r'drawn: (\S+)', drawn)[1]) as image:
+        assert len(np.unique(np.asarray(image).reshape(-1, 4), axis=0)) > 100
 
 
 def test_distributed_training_with_sync_bn(config, tmp_path, tool, port):
@@ -144,7 +144,7 @@ def test_resume_without_a_fixed_seed_takes_up_the_first_runs(config, tmp_path, t
 
 def test_make_shapes(tmp_path, tool):
     output = tool('make_shapes.py', tmp_path / 'shapes', '--count', 4, '--size', 32, fresh=True)
-    assert '4 pictures for training, 1 for validation' in output
+    assert '4 images for training, 1 for validation' in output
     assert len(list((tmp_path / 'shapes/coco/train2017').glob('*.jpg'))) == 4
 
 
@@ -171,7 +171,7 @@ def test_weights_alone_cannot_be_resumed_but_started_from(config, error_of, tmp_
     torch.save({'state_dict': weights(trained)}, tmp_path / 'weights.pth')
     message = error_of('train.py', config, '--resume', tmp_path / 'weights.pth')
     assert 'is not from a training that can be resumed; start from it with load_from' in message
-    # The start weights of the backbone are not needed then.
+    # The pretrained weights of the backbone are not needed then.
     options = f'load_from={tmp_path}/weights.pth', '+model.backbone.init_cfg.checkpoint=absent.pth'
     output = tool('train.py', config, '--cfg-options', *options, '+model.backbone.init_cfg.type=Pretrained')
     assert f'Load checkpoint from {tmp_path}/weights.pth' in output
@@ -237,7 +237,7 @@ def test_checkpoint_without_a_head_is_not_tested(config, error_of, tmp_path, tra
 
 def metrics(folder, name):
     found = json.loads((folder / name).read_text())
-    return found['metrics'], found['data']['pictures'], found['environment']['processes']
+    return found['metrics'], found['data']['images'], found['environment']['processes']
 
 
 def test_detector_trains_and_tests_alike_in_one_process_and_two(tmp_path, shapes, tool, port):

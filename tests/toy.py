@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmatm.runner import Runner
+from mmatm.engine.runner import Runner
 
 _numbers = itertools.count()
 

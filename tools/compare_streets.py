@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmatm.command_line import run
+from mmatm.analysis.tables import STREETS
 from mmatm.errors import InputError
-from mmatm.tables import STREETS
+from mmatm.utils.command_line import run
 
 ROOT = Path(__file__).parents[1]
 

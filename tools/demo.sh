@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare machine to a trained and evaluated UperNet + ATMNet on pictures of shapes. STACK and PYTHON choose the
+# From a bare machine to a trained and evaluated UperNet + ATMNet on images of shapes. STACK and PYTHON choose the
 # environment, as tools/setup.sh says.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

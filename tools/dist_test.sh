@@ -10,7 +10,7 @@ config=$1 checkpoint=$2 gpus=$3
 shift 3
 arguments=("$config" "$checkpoint" "$@")
 
-exec "${PYTHON:-python}" -m mmatm.launch \
+exec "${PYTHON:-python}" -m mmatm.engine.launch \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     "$(dirname "$0")/test.py" "${arguments[@]}" --launcher pytorch

@@ -3,15 +3,15 @@
 
 from pathlib import Path
 
-from mmatm.command_line import read_config, run, runner_parser
-from mmatm.visualization import draw_segmentation
+from mmatm.utils.command_line import read_config, run, runner_parser
+from mmatm.visualization.segmentation import draw_segmentation
 
 
 def main() -> None:
     parser = runner_parser(__doc__)
     parser.add_argument('checkpoint')
-    parser.add_argument('--count', type=int, default=6, help='pictures, spread over the test data')
-    parser.add_argument('--out', help='the file to write; by default segmentation.png in the work folder')
+    parser.add_argument('--count', type=int, default=6, help='images, spread over the test data')
+    parser.add_argument('--out', help='the file to write; by default segmentation.png in the work_dir')
     args = parser.parse_args()
     cfg = read_config(args)
     out = args.out or str(Path(cfg.work_dir) / 'segmentation.png')

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Writes a classifier, segmentor or single-stage detector as an ONNX graph: from normalised pictures to raw outputs."""
+"""Writes a classifier, segmentor or single-stage detector as an ONNX graph: from normalised images to raw outputs."""
 
 from pathlib import Path
 
-from mmatm.command_line import config_parser, run
+from mmatm.apis.export import TOLERANCE, export_onnx, require_exportable
+from mmatm.apis.inference import load_model
 from mmatm.config import load_config
 from mmatm.errors import InputError
-from mmatm.export import TOLERANCE, export_onnx, require_exportable
-from mmatm.inference import load_model
+from mmatm.utils.command_line import config_parser, run
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     for check in exported.checks:
         print(f'  {check}')
     print(
-        f'one picture of {shape[0]}x{shape[1]}: PyTorch {exported.torch_ms:.1f} ms, '
+        f'one image of {shape[0]}x{shape[1]}: PyTorch {exported.torch_ms:.1f} ms, '
         f'ONNX Runtime {exported.onnx_ms:.1f} ms, ratio {exported.onnx_ms / exported.torch_ms:.2f}'
     )
     print(f'wrote {out}')

@@ -5,9 +5,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmatm.command_line import run
+from mmatm.apis.fetch_weights import fetch_weights, list_weights
 from mmatm.errors import InputError
-from mmatm.published import fetch_weights, list_weights
+from mmatm.utils.command_line import run
 
 ROOT = Path(__file__).parents[1]
 

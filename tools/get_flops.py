@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Counts the parameters and FLOPs of a config's model by component, in the paper's convention."""
 
-from mmatm.command_line import config_parser, run
+from mmatm.analysis.flops import count, image_shape
 from mmatm.config import load_config
-from mmatm.flops import count, picture_shape
+from mmatm.utils.command_line import config_parser, run
 
 
 def main() -> None:
@@ -13,12 +13,12 @@ def main() -> None:
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='of the picture; by default 800 1280 for detectors, else the size in the config. '
+        help='of the image; by default 800 1280 for detectors, else the size in the config. '
         'The paper counts UperNet at 512 2048',
     )
     args = parser.parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    shape = args.shape or picture_shape(cfg)
+    shape = args.shape or image_shape(cfg)
     print(f'{args.config} at {shape[0]}x{shape[1]}')
     print(f'{"component":24}{"parameters (M)":>16}{"GFLOPs":>12}')
     for name, counted in count(cfg, shape).items():

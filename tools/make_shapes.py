@@ -1,21 +1,21 @@
 #!/usr/bin/env python
-"""Makes the data set of shapes: scenes in the layouts of ADE20K and COCO, single shapes in that of ImageNet."""
+"""Makes the dataset of shapes: scenes in the layouts of ADE20K and COCO, single shapes in that of ImageNet."""
 
 import argparse
 
-from mmatm.command_line import run
-from mmatm.shapes import write_shapes
+from mmatm.datasets.shapes import write_shapes
+from mmatm.utils.command_line import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', default='data/shapes')
-    parser.add_argument('--count', type=int, default=400, help='pictures for training; a quarter more for validation')
+    parser.add_argument('--count', type=int, default=400, help='images for training; a quarter more for validation')
     parser.add_argument('--size', type=int, default=96, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     write_shapes(args.folder, args.count, args.size, args.seed)
-    print(f'{args.folder}: {args.count} pictures for training, {max(1, args.count // 4)} for validation')
+    print(f'{args.folder}: {args.count} images for training, {max(1, args.count // 4)} for validation')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Overfits a detector to a few COCO pictures, from scratch at reduced size, and tests it on them in one process and in
-two. What works learns them by heart. The pictures are those of the training set whose smallest object is largest."""
+"""Overfits a detector to a few COCO images, from scratch at reduced size, and tests it on them in one process and in
+two. What works learns them by heart. The images are those of the training set whose smallest object is largest."""
 
 import argparse
 import json
@@ -10,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmatm.command_line import run
+from mmatm.apis.inference import require_task
 from mmatm.config import load_config, walk
 from mmatm.errors import InputError
-from mmatm.inference import require_task
+from mmatm.utils.command_line import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', nargs='?', default=str(ROOT / 'configs/mask_rcnn_atmnet_xt_1x_coco.py'))
     parser.add_argument('--data-root', type=Path, default=ROOT / 'data/coco')
-    parser.add_argument('--pictures', type=int, default=8)
+    parser.add_argument('--images', type=int, default=8)
     parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--scale', type=int, nargs=2, default=(256, 192), metavar=('LONG', 'SHORT'), help='in pixels')
     parser.add_argument('--work-dir', type=Path)
@@ -32,7 +32,7 @@ def main() -> None:
     work_dir = (args.work_dir or ROOT / 'work_dirs' / f'overfit_{Path(args.config).stem}').absolute()
     work_dir.mkdir(parents=True, exist_ok=True)
     annotations = work_dir / 'annotations.json'
-    annotations.write_text(json.dumps(choose(args.data_root, args.pictures)))
+    annotations.write_text(json.dumps(choose(args.data_root, args.images)))
 
     scale = f'({args.scale[0]},{args.scale[1]})'
     options = [
@@ -62,7 +62,7 @@ def main() -> None:
         if split != 'train':
             options += [f'{split}_dataloader.dataset.pipeline.1.scale={scale}', f'{split}_dataloader.num_workers=1']
 
-    # Of 512 samples a picture, 128 would go through the mask head: most of the time.
+    # Of 512 samples an image, 128 would go through the mask head: most of the time.
     samplers = [key for key, _ in walk(cfg.model) if re.search(r'rcnn.*sampler\.num$', key)]
     options += [f'model.{key}=64' for key in samplers]
     common = ['--work-dir', str(work_dir), '--cfg-options', *options]
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def choose(data_root: Path, count: int) -> dict:
-    """The annotations of the pictures to learn."""
+    """The annotations of the images to learn."""
     path = data_root / 'annotations/instances_train2017.json'
     if not path.is_file():
         raise InputError(f'there is no {path}; name the folder of COCO with --data-root')

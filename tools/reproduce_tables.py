@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Writes the paper's tables beside what this project counts and measures: docs/results.md, docs/results.json and
-configs/metafile.yml. Results of tests are taken from the work folders; --run makes them."""
+configs/metafile.yml. Results of tests are taken from the work_dirs; --run makes them."""
 
 import argparse
 import json
@@ -9,10 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmatm.command_line import run
-from mmatm.errors import InputError
-from mmatm.results import read_results
-from mmatm.tables import (
+from mmatm.analysis.results import read_results
+from mmatm.analysis.tables import (
     count_all,
     find_checkpoint,
     merge_results,
@@ -23,6 +21,8 @@ from mmatm.tables import (
     record,
     render,
 )
+from mmatm.errors import InputError
+from mmatm.utils.command_line import run
 
 ROOT = Path(__file__).parents[1]
 

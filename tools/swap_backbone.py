@@ -8,12 +8,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mmatm.archs import ARCHS
-from mmatm.command_line import run
 from mmatm.config import load_config
 from mmatm.errors import InputError
-from mmatm.model_check import ModelCheckError, check_model
+from mmatm.models import ATMNet
 from mmatm.swap import Swap, base_name, swap_backbone, swapped_text
+from mmatm.swap.model_check import ModelCheckError, check_model
+from mmatm.utils.command_line import run
+
+SIZES = [*ATMNet.SIZES, *ATMNet.ALIASES]
 
 
 def account(swap: Swap) -> str:
@@ -37,10 +39,10 @@ def brief(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmdet::retinanet/NAME.py')
-    parser.add_argument('--arch', default='t', choices=list(ARCHS), metavar='SIZE', help=f'one of {", ".join(ARCHS)}')
+    parser.add_argument('--arch', default='t', choices=SIZES, metavar='SIZE', help=f'one of {", ".join(SIZES)}')
     parser.add_argument('--weights', metavar='FILE', help='the ImageNet weights to start from')
     parser.add_argument('--out', metavar='FILE', help='by default the name of CONFIG with _atmnet_SIZE, here')
-    parser.add_argument('--check', action='store_true', help='build the model and run it on made-up pictures, on CPU')
+    parser.add_argument('--check', action='store_true', help='build the model and run it on dummy inputs, on CPU')
     args = parser.parse_args()
 
     out = Path(args.out or f'{Path(args.config).stem}_atmnet_{args.arch}.py')

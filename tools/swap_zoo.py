@@ -7,9 +7,9 @@ import fnmatch
 import time
 from pathlib import Path
 
-from mmatm.command_line import run
 from mmatm.errors import InputError
-from mmatm.zoo import TOOLBOXES, environment, examine_all, leaf_configs, render, write_csv
+from mmatm.swap.zoo import TOOLBOXES, environment, examine_all, leaf_configs, render, write_csv
+from mmatm.utils.command_line import run
 
 ROOT = Path(__file__).parents[1]
 

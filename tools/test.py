@@ -7,11 +7,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import DumpResults
 
-from mmatm.command_line import read_config, run, runner_parser
+from mmatm.analysis.results import write_result
 from mmatm.config import innermost_dataset, load_config
+from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
-from mmatm.results import write_result
-from mmatm.runner import Runner
+from mmatm.utils.command_line import read_config, run, runner_parser
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, flips')
     parser.add_argument('--out', help='a .pkl file for the predictions, or a folder for label maps of segmentation')
     parser.add_argument('--show', action='store_true', help='predictions in a window')
-    parser.add_argument('--show-dir', help='folder for pictures with the predictions drawn over them')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
+    parser.add_argument('--show-dir', help='folder for images with the predictions drawn over them')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between images of --show')
     args = parser.parse_args()
     cfg = read_config(args)
     recipe = load_config(args.config)

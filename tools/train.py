@@ -4,14 +4,14 @@
 from functools import partial
 
 from mmatm.checkpoint import checkpoint_to_resume
-from mmatm.checkpoint_hook import explain_full_disk
-from mmatm.command_line import read_config, run, runner_parser
 from mmatm.config import fit_to_machine
-from mmatm.curves import add_tensorboard
+from mmatm.datasets.missing_data import require_data
+from mmatm.engine.checkpoint_hook import explain_full_disk
+from mmatm.engine.curves import add_tensorboard
+from mmatm.engine.runner import Runner
 from mmatm.errors import InputError, raise_all
-from mmatm.missing_data import require_data
-from mmatm.runner import Runner
-from mmatm.start_weights import fetch_start_weights, require_start_weights, without_start_weights
+from mmatm.pretrained import fetch_pretrained, require_pretrained, without_pretrained
+from mmatm.utils.command_line import read_config, run, runner_parser
 
 
 def main() -> None:
@@ -23,9 +23,9 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, by default the newest whole one in the work folder',
+        help='go on from a checkpoint, by default the newest whole one in the work_dir',
     )
-    parser.add_argument('--from-scratch', action='store_true', help='random weights instead of the start weights')
+    parser.add_argument('--from-scratch', action='store_true', help='random weights instead of the pretrained weights')
     parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's event files too")
     args = parser.parse_args()
     cfg = read_config(args)
@@ -40,7 +40,7 @@ def main() -> None:
     if args.tensorboard:
         add_tensorboard(cfg)
     if args.from_scratch and 'load_from' not in (args.cfg_options or {}):
-        cfg.load_from = None  # the config's own start weights
+        cfg.load_from = None  # the config's own pretrained weights
     if args.resume:
         cfg.resume = args.resume
     load_from = cfg.get('load_from')
@@ -48,14 +48,14 @@ def main() -> None:
     if args.from_scratch and (load_from or args.resume not in (None, 'auto')):
         raise InputError(f'--from-scratch, or the weights of {load_from or args.resume}? Give one of the two')
     if args.from_scratch:
-        cfg.model = without_start_weights(cfg.model, keep=lambda found: found.of_teacher)
+        cfg.model = without_pretrained(cfg.model, keep=lambda found: found.of_teacher)
     starts = not resumed and not load_from
     raise_all([
-        *([partial(require_start_weights, cfg.model)] if starts else []),
+        *([partial(require_pretrained, cfg.model)] if starts else []),
         partial(require_data, cfg, ('train', 'val') if cfg.get('val_cfg') else ('train',)),
     ])  # fmt: skip
     if starts:
-        fetch_start_weights(cfg.model)
+        fetch_pretrained(cfg.model)
     fit_to_machine(cfg)
 
     with explain_full_disk(cfg.work_dir):  # it writes the config there

@@ -1,20 +1,20 @@
 #!/usr/bin/env python
-"""Draws where ATMNet's tokens look in a picture, for any segmentor, detector or classifier with it."""
+"""Draws where ATMNet's tokens look in an image, for any segmentor, detector or classifier with it."""
 
 from pathlib import Path
 
-from mmatm.command_line import config_parser, run
+from mmatm.apis.inference import load_model
 from mmatm.config import load_config
 from mmatm.errors import InputError
-from mmatm.inference import load_model
-from mmatm.offset_visualization import (
+from mmatm.utils.command_line import config_parser, run
+from mmatm.visualization.offsets import (
     check_format,
     draw_distribution,
     draw_offsets,
     draw_receptive_field,
     find_backbone,
     find_layers,
-    read_picture,
+    read_image,
     save_figure,
 )
 
@@ -42,10 +42,10 @@ def main() -> None:
         type=float,
         action='append',
         metavar=('X', 'Y'),
-        help="a query token, in the picture's pixels; may be given several times; by default the middle",
+        help="a query token, in the image's pixels; may be given several times; by default the middle",
     )
-    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='resize the picture first')
-    parser.add_argument('--out', help='PNG, SVG or PDF; by default work_dirs/visualize_offsets/ and the picture name')
+    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='resize the image first')
+    parser.add_argument('--out', help='PNG, SVG or PDF; by default work_dirs/visualize_offsets/ and the image name')
     args = parser.parse_args()
     if args.mode == 'distribution' and (args.layer or args.point):
         raise InputError('--mode distribution is of all layers and tokens: leave out --layer and --point')
@@ -54,16 +54,16 @@ def main() -> None:
 
     model = load_model(load_config(args.config, args.cfg_options), args.checkpoint)
     backbone = find_backbone(model)
-    picture = read_picture(model, args.image, args.short_side)
+    image = read_image(model, args.image, args.short_side)
     if args.mode == 'distribution':
-        figure = draw_distribution(backbone, picture)
+        figure = draw_distribution(backbone, image)
     else:
         names = list(find_layers(backbone))
         layers = args.layer or ([name for name in names if name.startswith('stages.2.')] or names)[-1:]
-        height, width = (side / picture.scale for side in picture.pixels.shape[:2])
+        height, width = (side / image.scale for side in image.pixels.shape[:2])
         points = [tuple(point) for point in args.point or [(width // 2, height // 2)]]
         draw = draw_offsets if args.mode == 'offsets' else draw_receptive_field
-        figure = draw(backbone, picture, layers, points)
+        figure = draw(backbone, image, layers, points)
     save_figure(figure, out)
     print(f'drawn: {out}')
 

@@ -1,5 +1,5 @@
 # ADE20K with the multi-scale testing (--tta) that published figures come from: multiples of the single scale, where
-# upstream's are multiples of the picture's own size.
+# upstream's are multiples of the image's own size.
 _base_ = 'mmseg::_base_/datasets/ade20k.py'
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

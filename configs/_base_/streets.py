@@ -46,7 +46,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# One process with 8 pictures
+# One process with 8 images
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 optim_wrapper = dict(
     _delete_=True,

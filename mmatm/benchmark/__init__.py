@@ -1,1 +1,1 @@
-"""Speed, memory and precision of ATMNet beside its authors' way and its peers: `python -m mmatm.benchmark`."""
+"""Speed, memory and precision of ATMNet beside its DeformConv baseline and its peers: `python -m mmatm.benchmark`."""

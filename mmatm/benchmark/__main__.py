@@ -1,4 +1,4 @@
-"""Measures ATMNet beside its authors' way and its peers: a table on the terminal, and everything as JSON."""
+"""Measures ATMNet beside its DeformConv baseline and its peers: a table on the terminal, and everything as JSON."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mmatm.environment import environment
+from mmatm.utils.environment import environment
 
 from .measure import peak_memory, precision, profile, time_all
 from .problems import LEVELS, Problem, prepare, problems

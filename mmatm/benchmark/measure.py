@@ -120,7 +120,7 @@ def precision(device: str) -> list[dict[str, Any]]:
 
     The operation has 64 channels and offsets 3 tokens wide. Its inputs are rounded to the type first, so that errors
     are the operation's own; offsets stay in float32. The last row shows what computing positions in bf16 would do. The
-    network is ATMNet-T on a 512x512 picture under autocast, its offset predictors scaled to offsets of some tokens.
+    network is ATMNet-T on a 512x512 image under autocast, its offset predictors scaled to offsets of some tokens.
 
     Returns:
         A row for each type: the relative error, ||got - exact|| / ||exact||, of the operation's result and of both its
@@ -143,7 +143,7 @@ def precision(device: str) -> list[dict[str, Any]]:
         for module in model.modules():
             if isinstance(module, Block) and module.leader:
                 module.offset_fc.weight.mul_(20)
-    picture = torch.randn(1, 3, 512, 512, generator=generator).to(device)
+    image = torch.randn(1, 3, 512, 512, generator=generator).to(device)
     rows = []
     for name, dtype, moved in (
         ('float32', torch.float32, offset),
@@ -157,9 +157,9 @@ def precision(device: str) -> list[dict[str, Any]]:
         rows.append(dict(type=name, result=errors[0], x_gradient=errors[1], offset_gradient=errors[2], network=None))
         if moved is offset:
             with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                rows[-1]['network'] = model(picture)[-1].double()
+                rows[-1]['network'] = model(image)[-1].double()
     with torch.no_grad():
-        exact = model.double()(picture.double())[-1]
+        exact = model.double()(image.double())[-1]
     for row in rows:
         if row['network'] is not None:
             row['network'] = ((row['network'] - exact).norm() / exact.norm()).item()

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmatm.archs import resolve_arch
 from mmatm.models import ATMNet
 from mmatm.models.active_token_mixer import ActiveTokenMixer
 from mmatm.ops import axial_sample_stacked
 
-from .authors_way import sample_and_project, use_authors_way
+from .deform_conv_baseline import sample_and_project, use_deform_conv
 
 LEVELS = ('operation', 'mixer', 'backbone')
 _SPREAD = 3.0  # standard deviation of the offsets, in tokens
@@ -20,14 +19,14 @@ _SPREAD = 3.0  # standard deviation of the offsets, in tokens
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to compute, on pictures of one size, in all the ways that can be compared.
+    """One thing to compute, on images of one size, in all the ways that can be compared.
 
     Attributes:
         level: ``'operation'`` (axial sampling), ``'mixer'`` (one Active Token Mixer) or ``'backbone'``.
         arch: A named size of ATMNet.
-        batch: Pictures at once.
-        height: Of the pictures, in pixels.
-        width: Of the pictures, in pixels.
+        batch: Images at once.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
         training: Forward and backward, else forward only, without gradients.
         stage: The stage of an operation or a mixer, from 0.
     """
@@ -44,10 +43,10 @@ class Problem:
     def ways(self) -> tuple[str, ...]:
         """Names for `prepare`; the first is what the others are compared with."""
         if self.level == 'operation':
-            return 'mmatm', 'mmatm with FC', "authors' way", 'copy'
+            return 'mmatm', 'mmatm with FC', 'DeformConv baseline', 'copy'
         if self.level == 'mixer':
-            return 'mmatm', "authors' way"
-        return 'mmatm', "authors' way", *(PEERS if self.arch == 't' else ())
+            return 'mmatm', 'DeformConv baseline'
+        return 'mmatm', 'DeformConv baseline', *(PEERS if self.arch == 't' else ())
 
     def __str__(self) -> str:
         place = '' if self.stage is None else f', stage {self.stage + 1}'
@@ -56,7 +55,7 @@ class Problem:
 
     def token_map(self) -> tuple[int, int, int, int, int]:
         """B, H, W, C and G of the stage."""
-        arch = resolve_arch(self.arch)
+        arch = ATMNet.resolve_arch(self.arch)
         rows, columns = (math.ceil(size / (4 * 2**self.stage)) for size in (self.height, self.width))
         channels = arch['channels'][self.stage]
         return self.batch, rows, columns, channels, channels // arch['channels_per_offset'][self.stage]
@@ -134,8 +133,8 @@ def _build(
     if problem.level == 'backbone':
         model = _backbone(problem, way).to(device)
         model.train(problem.training)
-        pictures = torch.randn(problem.batch, 3, problem.height, problem.width, device=device)
-        return lambda: tuple(model(pictures)), list(model.parameters())
+        images = torch.randn(problem.batch, 3, problem.height, problem.width, device=device)
+        return lambda: tuple(model(images)), list(model.parameters())
 
     b, h, w, c, groups = problem.token_map()
     x = torch.randn(b, h, w, c, device=device, requires_grad=True)
@@ -144,19 +143,19 @@ def _build(
     mixer = ActiveTokenMixer(c).to(device).train(problem.training)
     leaves = [x, offset, *mixer.parameters()]
     if problem.level == 'mixer':
-        if way == "authors' way":
-            use_authors_way(mixer)
+        if way == 'DeformConv baseline':
+            use_deform_conv(mixer)
         return lambda: (mixer(x, offset),), leaves
     if way == 'mmatm':
         return lambda: (axial_sample_stacked(x, offset),), leaves
-    if way == 'mmatm with FC':  # what the authors' way cannot leave out
+    if way == 'mmatm with FC':  # what the DeformConv baseline cannot leave out
 
         def sample_and_fc() -> tuple[Tensor, ...]:
             x_w, x_h, _ = axial_sample_stacked(x, offset).flatten(0, 2).chunk(3, dim=-1)
             return mixer.fc_w(x_w), mixer.fc_h(x_h)
 
         return sample_and_fc, leaves
-    if way == "authors' way":
+    if way == 'DeformConv baseline':
         return lambda: sample_and_project(x, offset, mixer.fc_w, mixer.fc_h), leaves
     # As many bytes as the operation must read and write, into new memory as its results are: x, offset and the result
     # (x_w, x_h and x); going back, x and offset again, the result's gradient and theirs.
@@ -173,7 +172,7 @@ def _backbone(problem: Problem, way: str) -> nn.Module:
     if way in PEERS:
         return PEERS[way]()
     model = ATMNet(problem.arch)
-    return use_authors_way(model) if way == "authors' way" else model
+    return use_deform_conv(model) if way == 'DeformConv baseline' else model
 
 
 def _swin_t() -> nn.Module:

@@ -78,10 +78,10 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
             if entry['level'] == 'operation' and entry['training'] == training and entry['height'] == 512
         ]
         name = f'operation at 512x512, mean of the stages, {mode}:'
-        geometric_mean(f"{name} authors' way slower", (ms["authors' way"] / ms['mmatm'] for ms in stages))
+        geometric_mean(f'{name} DeformConv baseline slower', (ms['DeformConv baseline'] / ms['mmatm'] for ms in stages))
         geometric_mean(
-            f"{name} authors' way slower than mmatm with FC",
-            (ms["authors' way"] / ms['mmatm with FC'] for ms in stages),
+            f'{name} DeformConv baseline slower than mmatm with FC',
+            (ms['DeformConv baseline'] / ms['mmatm with FC'] for ms in stages),
         )
         geometric_mean(f'{name} slower than a copy of the same bytes', (ms['mmatm'] / ms['copy'] for ms in stages))
     for entry in results:
@@ -92,7 +92,7 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
             if way == 'mmatm':
                 continue
             found[f'{entry["name"]}: {way} slower'] = figures['median_ms'] / base['median_ms']
-            if way == "authors' way" and entry['training'] and figures.get('peak_mib'):
+            if way == 'DeformConv baseline' and entry['training'] and figures.get('peak_mib'):
                 found[f"{entry['name']}: peak memory by the authors'"] = base['peak_mib'] / figures['peak_mib']
     return found
 

@@ -21,7 +21,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        # Compilers choose themselves what they make again.
+        # Compilers choose themselves what they recompute.
         plain = _is_plain(self.fc2) and _is_plain(self.act, nn.GELU) and self.act.approximate == 'none'
         if self.training and plain and not torch.compiler.is_compiling():
             return _LinearOfGelu.apply(x, self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
@@ -29,7 +29,7 @@ class Mlp(nn.Module):
 
 
 class _LinearOfGelu(torch.autograd.Function):
-    """The linear layer of GELU(x). Only x is kept for the backward pass, which makes GELU(x) again."""
+    """The linear layer of GELU(x). Only x is kept for the backward pass, which recomputes GELU(x)."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -103,9 +103,9 @@ class ActiveTokenMixer(nn.Module):
         """
         tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
         plain = all(map(_is_plain, (self.fc_w, self.fc_h, self.proj))) and _is_plain(self.fc_c, bias=False)
-        # As defined under a trace, by which FLOPs are counted, and where torch.export leaves sizes open: one graph
-        # serves them all.
-        sized = not torch.jit.is_tracing() and not isinstance(tokens.shape[1], torch.SymInt)
+        # As defined under a trace and without values, by which FLOPs are counted, and where torch.export leaves sizes
+        # open: one graph serves them all.
+        sized = not (torch.jit.is_tracing() or x.is_meta or isinstance(tokens.shape[1], torch.SymInt))
         fold = plain and sized and tokens.shape[1] >= 3 * x.shape[-1]
         mix = self._mix_folded if fold else self._mix
         return mix(tokens).view_as(x)

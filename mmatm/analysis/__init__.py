@@ -1,0 +1,1 @@
+"""Parameters and FLOPs, results of tests, and the papers' tables beside them."""

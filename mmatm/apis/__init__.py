@@ -1,0 +1,1 @@
+"""Models with their weights: predictions, the ONNX export, published checkpoints."""

@@ -1,0 +1,1 @@
+"""Images of shapes, and what is checked of a dataset before a training."""

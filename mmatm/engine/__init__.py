@@ -1,0 +1,1 @@
+"""Training and testing: MMEngine's runner, with what makes it exact, safe and watchable."""

@@ -1,0 +1,552 @@
+"""The contract of the backbones: all of a network that is not a stem, a downsampling or a block."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from mmengine.dist import broadcast, broadcast_object_list, get_rank
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import update_init_info
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmatm.errors import InputError
+from mmatm.registry import MODELS
+from mmatm.utils.download import is_address
+
+from .loading import Allowed, Published, fill, read_backbone
+
+NUM_STAGES = 4
+_STRIDES = tuple(4 * 2**i for i in range(NUM_STAGES))
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution, behind the downsampling that leads to it.
+
+    Args:
+        downsample: From the map of the stage before; None in the first stage, which the stem leads to.
+        blocks: Called with the map, and with what `forward` of a subclass adds.
+
+    Attributes:
+        with_cp: Recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    with_cp = False
+
+    def __init__(self, downsample: nn.Module | None, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map of the stage before -> the map of this stage, with axes as the backbone's inside."""
+        if self.downsample is not None:
+            x = self.downsample(x)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return x
+
+    def run(self, block: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
+        """Calls a block, with checkpointing if the stage is told so."""
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return block(x, *extra)
+        if torch.compiler.is_compiling():  # whose recomputation has no side effects
+            return checkpoint(block, x, *extra, use_reentrant=False)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        contexts = partial(_count_batches_once, norms)
+        return checkpoint(block, x, *extra, use_reentrant=False, context_fn=contexts)
+
+
+def _count_batches_once(norms: list[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of the forward pass and of its recomputation, in which batch norms leave their statistics alone."""
+
+    @contextmanager
+    def recomputing() -> Iterator[None]:
+        tracked = [norm.track_running_stats for norm in norms]
+        for norm in norms:
+            norm.track_running_stats = norm.track_running_stats and not norm.training
+        try:
+            yield
+        finally:
+            for norm, was_tracked in zip(norms, tracked, strict=True):
+                norm.track_running_stats = was_tracked
+
+    return nullcontext(), recomputing()
+
+
+class Backbone(BaseModule):
+    """A hierarchical network of four stages, from images to a pyramid of feature maps.
+
+    To add a backbone, subclass this: write `build_stem`, `build_stage` and `draw`, fill in the class attributes below,
+    and register the class in `mmatm.registry.MODELS` from a file that `mmatm.models` imports. Every tool takes it from
+    there: swapping, counting, tables, export, benchmark, figures, the tests of the contract. docs/adding_a_backbone.md
+    walks through it.
+
+    The constructor's arguments are those of every backbone. A subclass narrows their defaults by a constructor of its
+    own that hands them on, as `ATMNet` does.
+
+    Attributes of the class, which a subclass sets:
+        TITLE: The network's name in messages and tables.
+        SIZES: The published sizes: short name -> arch. Its keys are those of a custom arch, its values show what is
+            expected: a list (of four whole numbers), a whole number, a float, or a word.
+        ALIASES: Other names of sizes -> short names.
+        PARTS: What `parts` may replace: name -> class; None where the block does it itself. `build_stage` asks
+            `self.part(name, i)` for the class to build.
+        PUBLISHED: How the authors' checkpoints read, None if there are none.
+        NORM: Makes the norm of an output from its channels, None for raw maps.
+        CHANNELS_LAST: Whether stem and stages work on (B, H, W, C); the backbone turns the maps at both ends.
+        OUTPUT_STRIDES: What `output_stride` may be.
+        NO_DECAY: Endings of names of parameters that are exempt from weight decay beside norms and biases.
+        MIN_SIZE: The smallest height and width of an image.
+        ALLOW_MISSING: Patterns, as ``'stages.*.gate.*'``, of parameters that checkpoints may lack: those that a
+            subclass adds to a published network.
+        ALLOW_UNUSED: Patterns of parameters of checkpoints that the network may do without.
+
+    Args:
+        arch: A size's name, or a dict with exactly the keys of the published sizes.
+        drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
+        out_indices: Stages, 0 to 3 or negative from the end, whose maps are given out, each through its own norm.
+            Stages after the last of them are not built.
+        output_stride: Pixels per token of the last stage. Stages that would be coarser do not downsample but are
+            dilated, with the same weights.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. The norms of the outputs stay
+            trainable: they are in no ImageNet checkpoint.
+        norm_eval: Batch norms inside stem and stages keep to their running statistics in training. The norms of the
+            outputs do not.
+        with_cp: Recompute blocks in the backward pass: less memory, more time, the same gradients.
+        in_channels: Channels of an image.
+        parts: Classes to build with in place of those in `PARTS`, each a class or its name in the registry; one for all
+            stages, or a list of four, in which None keeps the backbone's own.
+        init_cfg: As in MMEngine. ``dict(type='Pretrained', checkpoint=PATH)`` takes the authors' checkpoints and this
+            project's, whole models too, and refuses one that leaves any parameter but the output norms unset. Further
+            keys: `prefix`, the backbone's name in the checkpoint; `allow_missing` and `allow_unused`, lists of patterns
+            as `ALLOW_MISSING` and `ALLOW_UNUSED`; `fit_stem=True`, to fit the stem to other `in_channels`: summed over
+            the channels for one, with zeros for those beyond three, so that nothing else has an effect at first.
+
+    Attributes:
+        out_channels (tuple[int, ...]): Channels of each output.
+        out_strides (tuple[int, ...]): Pixels per token of each output.
+        size (str | None): The short name of its size, None for a custom one.
+        is_fused (bool): Whether `fuse` has turned it into another form.
+
+    Raises:
+        InputError: An argument that cannot work.
+    """
+
+    TITLE: ClassVar[str]
+    SIZES: ClassVar[Mapping[str, Mapping[str, Any]]]
+    ALIASES: ClassVar[Mapping[str, str]] = {}
+    PARTS: ClassVar[Mapping[str, type[nn.Module] | None]] = {}
+    PUBLISHED: ClassVar[Published | None] = None
+    NORM: ClassVar[Callable[[int], nn.Module] | None] = None
+    CHANNELS_LAST: ClassVar[bool] = False
+    OUTPUT_STRIDES: ClassVar[tuple[int, ...]] = (32,)
+    NO_DECAY: ClassVar[tuple[str, ...]] = ()
+    MIN_SIZE: ClassVar[int] = 32
+    ALLOW_MISSING: ClassVar[tuple[str, ...]] = ()
+    ALLOW_UNUSED: ClassVar[tuple[str, ...]] = ()
+    is_fused = False
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_stride: int = 32,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        in_channels: int = 3,
+        parts: Mapping[str, Any] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self._allowed = Allowed(self.ALLOW_MISSING, self.ALLOW_UNUSED)
+        self._pretrained = _check_init_cfg(self.init_cfg)
+        if not 0 <= drop_path_rate < 1:
+            raise InputError(f'drop_path_rate must be at least 0 and below 1, not {drop_path_rate}')
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
+            raise InputError(
+                f'frozen_stages must be -1 (nothing), 0 (the stem) or 1 to {NUM_STAGES} (the stem and so many stages), '
+                f'not {frozen_stages}'
+            )
+        if output_stride not in self.OUTPUT_STRIDES:
+            raise InputError(f'output_stride must be {_or(sorted(self.OUTPUT_STRIDES))}, not {output_stride}')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise InputError(f'in_channels must be a whole number above 0, not {in_channels}')
+        self.size = self.short_name(arch)
+        arch = self.resolve_arch(arch)
+        self.in_channels = in_channels
+        self.out_indices = resolve_out_indices(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.out_channels = tuple(arch['channels'][i] for i in self.out_indices)
+        self.out_strides = tuple(min(_STRIDES[i], output_stride) for i in self.out_indices)
+        self._parts = self._resolve_parts(parts or {})
+
+        self.stem = self.build_stem(arch)
+        last = max(1, sum(arch['depths']) - 1)
+        rates = iter(drop_path_rate * j / last for j in range(sum(arch['depths'])))
+        self.stages = nn.ModuleList(
+            self.build_stage(
+                i, arch, [next(rates) for _ in range(arch['depths'][i])], max(1, _STRIDES[i] // output_stride)
+            )
+            for i in range(max(self.out_indices) + 1)
+        )
+        for stage in self.stages:
+            stage.with_cp = with_cp
+        if self.NORM is not None:
+            for i in self.out_indices:
+                self.add_module(f'norm{i}', type(self).NORM(arch['channels'][i]))
+        self.init_parameters()
+        # Else convolutions turn their weights around in every pass, and distributed training copies their gradients.
+        self.to(memory_format=torch.channels_last)
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train()
+
+    # What a subclass writes
+
+    def build_stem(self, arch: Mapping[str, Any]) -> nn.Module:
+        """Makes the module from an image (B, in_channels, H, W) to the map of stage 0 before its blocks."""
+        raise NotImplementedError
+
+    def build_stage(self, i: int, arch: Mapping[str, Any], rates: Sequence[float], dilation: int) -> Stage:
+        """Makes a stage.
+
+        Args:
+            i: Its number, 0 to 3.
+            arch: As in `SIZES`.
+            rates: Drop path of each of its blocks.
+            dilation: Tokens between those that its weights take for neighbours. Above 1, the stage has the resolution
+                of the one before. Only backbones with several `OUTPUT_STRIDES` see others than 1.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def draw(module: nn.Module) -> None:
+        """Initialises one module's own parameters; PyTorch's initialisation stands where this does nothing."""
+
+    # What a subclass may write
+
+    @classmethod
+    def check_arch(cls, arch: Mapping[str, Any]) -> None:
+        """Raises an `InputError` for what keys and lengths of a custom arch do not show."""
+
+    def init_parameters(self) -> None:
+        """Draws all parameters, when the network is built."""
+        self.apply(self.draw)
+
+    def adapt(self, weights: dict[str, Tensor]) -> None:
+        """Fits weights that depend on a size to this network, in place; their names are this network's."""
+
+    def fuse(self) -> 'Backbone':
+        """Turns the network, in place, into its form for inference, with the same outputs to rounding. Returns self.
+
+        Here there is none. A subclass that has one sets `is_fused`, after which the network refuses to be trained.
+        """
+        return self
+
+    # What it inherits
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """A size's name or a custom dict -> a checked dict of the form in `SIZES`.
+
+        Raises:
+            InputError: Unknown name; missing, extra or impossible entries.
+        """
+        names = [*cls.SIZES, *cls.ALIASES]
+        if isinstance(arch, str):
+            if arch not in names:
+                raise InputError(f"no {cls.TITLE} of size '{arch}'; there are {', '.join(names)}, or give a dict")
+            return dict(cls.SIZES[cls.ALIASES.get(arch, arch)])
+        if not isinstance(arch, Mapping):
+            raise InputError(f'arch is one of {", ".join(names)}, or a dict, not {arch!r}')
+        example = next(iter(cls.SIZES.values()))
+        missing, extra = sorted(set(example) - set(arch)), sorted(set(arch) - set(example))
+        if missing or extra:
+            raise InputError(
+                f'a custom arch has exactly the keys {sorted(example)}; missing: {missing}, unknown: {extra}'
+            )
+        for key, value in arch.items():
+            wanted = _wanted(example[key])
+            if not wanted[1](value):
+                raise InputError(f"arch['{key}'] must be {wanted[0]}, not {value}")
+        cls.check_arch(arch)
+        return {key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+                for key, value in arch.items()}  # fmt: skip
+
+    @classmethod
+    def short_name(cls, arch: object) -> str | None:
+        """The short name of a named size, as in config names; None for a custom one."""
+        name = cls.ALIASES.get(arch, arch) if isinstance(arch, str) else None
+        return name if name in cls.SIZES else None
+
+    def part(self, name: str, i: int) -> Any:
+        """The class of a part of stage i: the user's, or that in `PARTS`."""
+        return self._parts[name][i]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether this is another network than those of this project: of a class of the user's, or with his parts."""
+        own = type(self).__module__.partition('.')[0] == __package__.partition('.')[0]
+        return not own or any(kind is not self.PARTS[name] for name, each in self._parts.items() for kind in each)
+
+    def _resolve_parts(self, parts: Mapping[str, Any]) -> dict[str, list[Any]]:
+        if unknown := sorted(set(parts) - set(self.PARTS)):
+            raise InputError(f'parts of {self.TITLE} are {", ".join(self.PARTS) or "none"}, not {", ".join(unknown)}')
+        resolved = {}
+        for name, own in self.PARTS.items():
+            given = parts.get(name)
+            each = list(given) if isinstance(given, (list, tuple)) else [given] * NUM_STAGES
+            if len(each) != NUM_STAGES:
+                raise InputError(f"parts['{name}'] is one class, or a list of {NUM_STAGES}, not of {len(each)}")
+            resolved[name] = [own if entry is None else _module_class(name, entry) for entry in each]
+        return resolved
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Computes the feature pyramid.
+
+        Args:
+            images: (B, C, H, W), floating and normalised, C `in_channels`, H and W of `MIN_SIZE` or more.
+
+        Returns:
+            For each of `out_indices` a feature map (B, C', H', W'); H' and W' are about the image's by `out_strides`.
+
+        Raises:
+            InputError: Wrong number of axes or channels, integer type, too small.
+        """
+        self._check(images)
+        if self.CHANNELS_LAST:
+            x = self.stem(images.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        else:
+            x = self.stem(images)
+        outputs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                y = x if self.NORM is None else getattr(self, f'norm{i}')(x)
+                outputs.append(y.permute(0, 3, 1, 2).contiguous() if self.CHANNELS_LAST else y)
+        return tuple(outputs)
+
+    def _check(self, images: Tensor) -> None:
+        least = self.MIN_SIZE
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise InputError(f'{self.TITLE} takes images (B, {self.in_channels}, H, W), not {tuple(images.shape)}')
+        if not torch.is_floating_point(images):
+            raise InputError(
+                f'{self.TITLE} takes floating, normalised images, not {images.dtype}; convert with .float()'
+            )
+        if min(images.shape[2:]) < least:
+            height, width = images.shape[2:]
+            raise InputError(f'{self.TITLE} takes images of {least}x{least} or more, not {height}x{width}')
+
+    def _frozen(self) -> list[nn.Module]:
+        return [] if self.frozen_stages < 0 else [self.stem, *self.stages[: self.frozen_stages]]
+
+    def train(self, mode: bool = True) -> 'Backbone':
+        """Sets training mode, in which what is frozen, and batch norms under `norm_eval`, stay in evaluation mode.
+
+        Raises:
+            InputError: The network is fused.
+        """
+        if mode and self.is_fused:
+            raise InputError(f'this {self.TITLE} is fused for inference; to train it, build it anew')
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        if self.norm_eval:
+            for module in chain(self.stem.modules(), self.stages.modules()):
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Loads the checkpoint that `init_cfg` names, if any; the constructor has drawn the parameters already.
+
+        Of several processes the first reads it, and hands the weights on.
+        """
+        if self._pretrained is None:
+            super().init_weights()
+        elif not self.is_init:
+            refusal = [None]
+            if get_rank() == 0:
+                try:
+                    summary = self._load_pretrained(**self._pretrained)
+                except InputError as error:
+                    refusal[0] = error
+            broadcast_object_list(refusal)
+            if refusal[0] is not None:
+                raise refusal[0]
+            for tensor in self.state_dict().values():
+                broadcast(tensor)
+            if hasattr(self, '_params_init_info'):
+                update_init_info(self, init_info=f'Pretrained: {self._pretrained["checkpoint"]}')
+            self.is_init = True
+            if get_rank() == 0:
+                print_log(f'{self.TITLE}: {summary}', 'current')
+
+    def _load_pretrained(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        allow_missing: Sequence[str] = (),
+        allow_unused: Sequence[str] = (),
+        fit_stem: bool = False,
+    ) -> str:
+        weights, rest = read_backbone(checkpoint, self.PUBLISHED, prefix)
+        allowed = self._allowed
+        self._allowed = Allowed((*allowed.missing, *allow_missing), (*allowed.unused, *allow_unused), fit_stem)
+        try:
+            self.load_state_dict(weights, strict=False)  # what may be missing was settled, see below
+        except InputError as error:
+            raise InputError(f'{checkpoint}: {error}') from None
+        finally:
+            self._allowed = allowed
+        return f'{len(weights)} tensors from {checkpoint}; unused there: {rest or "none"}'
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # Every way of loading passes here: init_cfg, load_from, resume, load_state_dict.
+        fill(self, state_dict, prefix, self._allowed)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for learning rates that decay by layer.
+
+        Args:
+            param_name: The parameter's name, with prefix.
+            prefix: What stands before this backbone's own names, such as ``'backbone.'``.
+
+        Returns:
+            (depth, number of depths): 0 the stem, then one for each block, last what follows the blocks. What else a
+            stage has counts with its first block.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]
+        num_layers = sum(depths) + 2
+        parts = param_name.removeprefix(prefix).split('.')
+        if param_name.startswith(prefix) and parts[0] == 'stem':
+            return 0, num_layers
+        if not param_name.startswith(prefix) or parts[0] != 'stages':
+            return num_layers - 1, num_layers
+        stage = int(parts[1])
+        block = int(parts[3]) if parts[2] == 'blocks' else 0
+        return 1 + sum(depths[:stage]) + block, num_layers
+
+    def decay_free(self, name: str) -> bool:
+        """Whether a parameter, by its name in this backbone, is to have no weight decay: norms, biases, `NO_DECAY`."""
+        return self.get_parameter(name).ndim <= 1 or name.endswith(self.NO_DECAY)
+
+
+def backbone_class(kind: object) -> type[Backbone] | None:
+    """The class that a config's `type` names, if it is a backbone under the contract.
+
+    Args:
+        kind: A name, as ``'mmatm.ATMNet'``, or a class.
+    """
+    if isinstance(kind, str):
+        kind = _registered(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, Backbone) else None
+
+
+def _registered(name: str) -> object:
+    """What has a name in this project's registry, or in that of the default scope."""
+    if name in MODELS.module_dict:
+        return MODELS.module_dict[name]
+    with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(name)
+
+
+def backbones() -> dict[str, type[Backbone]]:
+    """All registered backbones of this project, by the name of their class."""
+    return {name: kind for name, kind in MODELS.module_dict.items() if backbone_class(kind)}
+
+
+def published_links() -> dict[str, str]:
+    """Where the authors publish checkpoints, by the config that they are for."""
+    published = (kind.PUBLISHED for kind in backbones().values() if kind.PUBLISHED)
+    return {config: link for each in published for config, link in each.links.items()}
+
+
+def published_weights(config: str) -> str:
+    """A sentence on where the authors publish the weights of a config and how to get them, or that they do not."""
+    address = published_links().get(config)
+    if address is None:
+        return 'The authors do not publish them'
+    if not is_address(address):
+        return f'The authors publish them: {address}'
+    return f'The authors publish them at {address} and "python tools/fetch_weights.py {config}" fetches them'
+
+
+def resolve_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    """Stage numbers, negative ones from the end -> rising numbers 0 to 3.
+
+    Raises:
+        InputError: Empty, out of range, repeated or not rising.
+    """
+    valid = isinstance(out_indices, Sequence) and all(isinstance(i, int) for i in out_indices)
+    indices = tuple(i + NUM_STAGES if i < 0 else i for i in out_indices) if valid else ()
+    if not indices or not set(indices) <= set(range(NUM_STAGES)) or list(indices) != sorted(set(indices)):
+        raise InputError(f'out_indices must be rising numbers of stages 0 to {NUM_STAGES - 1}, not {out_indices}')
+    return indices
+
+
+def _check_init_cfg(init_cfg: dict | list[dict] | None) -> dict[str, Any] | None:
+    """The arguments of `Backbone._load_pretrained`; None if no checkpoint is to be loaded."""
+    if isinstance(init_cfg, list) and any(cfg['type'] == 'Pretrained' for cfg in init_cfg):
+        raise InputError('a pretrained checkpoint fills the whole backbone: give init_cfg as one dict, not in a list')
+    if not isinstance(init_cfg, dict) or init_cfg['type'] != 'Pretrained':
+        return None
+    given = {key: value for key, value in init_cfg.items() if key not in ('type', 'map_location')}
+    known = {'checkpoint', 'prefix', 'allow_missing', 'allow_unused', 'fit_stem'}
+    if not given.get('checkpoint') or not set(given) <= known:
+        raise InputError(
+            f'init_cfg of type Pretrained takes {", ".join(sorted(known))}, not {", ".join(map(str, given))}'
+        )
+    for key in ('allow_missing', 'allow_unused'):
+        if isinstance(given.get(key), str):
+            raise InputError(f"init_cfg's {key} is a list of patterns: [{given[key]!r}]")
+    return given
+
+
+def _module_class(part: str, entry: object) -> type[nn.Module]:
+    """The class that an entry of `parts` stands for."""
+    kind = _registered(entry) if isinstance(entry, str) else entry
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise InputError(
+            f"parts['{part}']: {entry!r} is no registered module; register its class with "
+            'mmengine.registry.MODELS.register_module(), and import its file with custom_imports in the config'
+        )
+    return kind
+
+
+def _wanted(example: object) -> tuple[str, Callable[[object], bool]]:
+    """What an entry of an arch is to be, in words and as a check, by the example of a published size."""
+
+    def whole(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    def each_stage(value: object) -> bool:
+        return isinstance(value, Sequence) and len(value) == NUM_STAGES and all(map(whole, value))
+
+    if isinstance(example, bool):
+        return 'True or False', lambda value: isinstance(value, bool)
+    if isinstance(example, int):
+        return 'a whole number above 0', whole
+    if isinstance(example, float):
+        return 'a number above 0', lambda value: isinstance(value, (int, float)) and value > 0
+    if isinstance(example, str):
+        return 'a word', lambda value: isinstance(value, str)
+    return f'{NUM_STAGES} whole numbers above 0', each_stage
+
+
+def _or(numbers: Sequence[int]) -> str:
+    """8, 16 or 32."""
+    *others, last = map(str, numbers)
+    return f'{", ".join(others)} or {last}' if others else last

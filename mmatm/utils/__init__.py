@@ -1,0 +1,1 @@
+"""What several parts need: files, downloads, the command line, the environment."""

@@ -1,0 +1,1 @@
+"""Figures of what a model predicts and where its tokens look."""

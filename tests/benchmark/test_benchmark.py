@@ -1,0 +1,91 @@
+"""The benchmark command on tiny problems: every way runs, and the report says what was measured."""
+
+import json
+
+import pytest
+import torch
+
+from mmatm.benchmark import __main__ as command
+from mmatm.benchmark.problems import Problem, prepare, problems
+from mmatm.benchmark.report import ratios
+
+TINY = [
+    Problem('operation', 't', 2, 64, 96, training=True, stage=1),
+    Problem('mixer', 't', 1, 64, 64, training=False, stage=0),
+    Problem('backbone', 'xt', 1, 64, 64, training=True),
+]
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, 'problems', lambda *args: TINY)
+    (tmp_path / 'benchmarks.md').write_text('Before.\n<!-- begin cpu -->\nold\n<!-- end cpu -->\nAfter.\n')
+    arguments = ['--device', 'cpu', '--seconds', '0', '--levels', 'operation', 'mixer', 'backbone']
+    command.main([*arguments, '--docs', str(tmp_path)])
+
+    report = json.loads((tmp_path / 'benchmarks_cpu.json').read_text())
+    assert report['environment']['torch'] == torch.__version__
+    for problem, entry in zip(TINY, report['results'], strict=True):
+        assert tuple(entry['ways']) == problem.ways
+        for figures in entry['ways'].values():
+            assert figures['repeats'] >= 5
+            assert 0 < figures['quartiles_ms'][0] <= figures['median_ms'] <= figures['quartiles_ms'][1]
+    assert all(figures['peak_mib'] > 50 for figures in report['results'][2]['ways'].values())  # gradients alone are 54
+    text = (tmp_path / 'benchmarks.md').read_text()
+    assert text.startswith('Before.\n')
+    assert text.endswith('After.\n')
+    assert 'old' not in text
+    assert '| backbone xt, 1 x 64x64, training ' in text
+    assert str(report['results'][2]['ways']['mmatm']['repeats']) in text
+    assert 'written: ' in capsys.readouterr().out
+
+
+def test_ratios_are_other_ways_by_ours():
+    def entry(problem, **milliseconds):
+        ways = {way.replace('_', ' '): dict(median_ms=ms, peak_mib=ms / 2) for way, ms in milliseconds.items()}
+        ways = {{'authors': 'DeformConv baseline'}.get(way, way): figures for way, figures in ways.items()}
+        return dict(level=problem.level, training=problem.training, height=512, name=str(problem), ways=ways)
+
+    found = ratios(
+        [
+            entry(Problem('operation', 't', 1, 512, 512, True, 0), mmatm=1, mmatm_with_FC=4, authors=8, copy=0.5),
+            entry(Problem('operation', 't', 1, 512, 512, True, 1), mmatm=1, mmatm_with_FC=1, authors=2, copy=0.5),
+            entry(Problem('backbone', 't', 1, 512, 512, True), mmatm=2, authors=8),
+        ]
+    )
+    name = 'operation at 512x512, mean of the stages, forward + backward:'
+    assert found == pytest.approx(
+        {
+            f'{name} DeformConv baseline slower': 4,
+            f'{name} DeformConv baseline slower than mmatm with FC': 2,
+            f'{name} slower than a copy of the same bytes': 2,
+            'backbone t, 1 x 512x512, training: DeformConv baseline slower': 4,
+            "backbone t, 1 x 512x512, training: peak memory by the authors'": 0.25,
+        }
+    )
+
+
+@pytest.mark.parametrize('way', Problem('backbone', 't', 1, 224, 224, False).ways)
+def test_peers_run(way):
+    prepare(Problem('backbone', 't', 1, 224, 224, False), way, 'cpu', None, False)()
+
+
+def test_copy_moves_the_bytes_of_the_operation():
+    problem = Problem('operation', 't', 1, 64, 64, False, 0)
+    b, h, w, c, groups = problem.token_map()
+    assert (b, h, w, c, groups) == (1, 16, 16, 64, 32)
+    assert len(problems(['operation'], ['t'], 'cpu')) == 24
+    assert len(problems(['backbone'], ['t', 'l'], 'cpu')) == 9
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--docs', 'nowhere'], 'nowhere/benchmarks.md'),
+        (['--docs', 'docs', '--device', 'cpu', '--compile'], 'no lines <!-- begin cpu-compiled -->'),
+        (['--archs', 'huge'], "invalid choice: 'huge'"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        command.parse(arguments)
+    assert message in capsys.readouterr().err
