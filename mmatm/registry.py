@@ -10,3 +10,11 @@ from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmatm', locations=['mmatm.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmatm', locations=['mmatm.engine.runner'])
+
+
+def find_module(name: str) -> object:
+    """What has a name in this project's registry of models, or in that of the default scope; None if nothing has."""
+    if name in MODELS.module_dict:
+        return MODELS.module_dict[name]
+    with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(name)

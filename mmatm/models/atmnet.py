@@ -12,9 +12,10 @@ from mmatm.errors import InputError
 from mmatm.registry import MODELS
 
 from .active_token_mixer import ActiveTokenMixer, Mlp
-from .backbone import Backbone, Stage
+from .backbone import Backbone
 from .layers import DropPath, convolve
 from .loading import Published
+from .stage import Stage
 
 
 class Block(nn.Module):

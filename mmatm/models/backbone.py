@@ -1,8 +1,6 @@
 """The contract of the backbones: all of a network that is not a stem, a downsampling or a block."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -11,73 +9,16 @@ from mmengine.dist import broadcast, broadcast_object_list, get_rank
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
-from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmatm.errors import InputError
-from mmatm.registry import MODELS
-from mmatm.utils.download import is_address
 
 from .loading import Allowed, Published, fill, read_backbone
+from .options import NUM_STAGES, check_arch, check_init_cfg, list_or, resolve_out_indices, resolve_parts
+from .stage import Stage
 
-NUM_STAGES = 4
 _STRIDES = tuple(4 * 2**i for i in range(NUM_STAGES))
-
-
-class Stage(nn.Module):
-    """The blocks of one resolution, behind the downsampling that leads to it.
-
-    Args:
-        downsample: From the map of the stage before; None in the first stage, which the stem leads to.
-        blocks: Called with the map, and with what `forward` of a subclass adds.
-
-    Attributes:
-        with_cp: Recompute each block in the backward pass instead of keeping its activations.
-    """
-
-    with_cp = False
-
-    def __init__(self, downsample: nn.Module | None, blocks: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The map of the stage before -> the map of this stage, with axes as the backbone's inside."""
-        if self.downsample is not None:
-            x = self.downsample(x)
-        for block in self.blocks:
-            x = self.run(block, x)
-        return x
-
-    def run(self, block: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
-        """Calls a block, with checkpointing if the stage is told so."""
-        if not (self.with_cp and torch.is_grad_enabled()):
-            return block(x, *extra)
-        if torch.compiler.is_compiling():  # whose recomputation has no side effects
-            return checkpoint(block, x, *extra, use_reentrant=False)
-        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-        contexts = partial(_count_batches_once, norms)
-        return checkpoint(block, x, *extra, use_reentrant=False, context_fn=contexts)
-
-
-def _count_batches_once(norms: list[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of the forward pass and of its recomputation, in which batch norms leave their statistics alone."""
-
-    @contextmanager
-    def recomputing() -> Iterator[None]:
-        tracked = [norm.track_running_stats for norm in norms]
-        for norm in norms:
-            norm.track_running_stats = norm.track_running_stats and not norm.training
-        try:
-            yield
-        finally:
-            for norm, was_tracked in zip(norms, tracked, strict=True):
-                norm.track_running_stats = was_tracked
-
-    return nullcontext(), recomputing()
 
 
 class Backbone(BaseModule):
@@ -168,7 +109,7 @@ class Backbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self._allowed = Allowed(self.ALLOW_MISSING, self.ALLOW_UNUSED)
-        self._pretrained = _check_init_cfg(self.init_cfg)
+        self._pretrained = check_init_cfg(self.init_cfg)
         if not 0 <= drop_path_rate < 1:
             raise InputError(f'drop_path_rate must be at least 0 and below 1, not {drop_path_rate}')
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= NUM_STAGES:
@@ -177,7 +118,7 @@ class Backbone(BaseModule):
                 f'not {frozen_stages}'
             )
         if output_stride not in self.OUTPUT_STRIDES:
-            raise InputError(f'output_stride must be {_or(sorted(self.OUTPUT_STRIDES))}, not {output_stride}')
+            raise InputError(f'output_stride must be {list_or(sorted(self.OUTPUT_STRIDES))}, not {output_stride}')
         if not isinstance(in_channels, int) or in_channels < 1:
             raise InputError(f'in_channels must be a whole number above 0, not {in_channels}')
         self.size = self.short_name(arch)
@@ -188,7 +129,7 @@ class Backbone(BaseModule):
         self.norm_eval = norm_eval
         self.out_channels = tuple(arch['channels'][i] for i in self.out_indices)
         self.out_strides = tuple(min(_STRIDES[i], output_stride) for i in self.out_indices)
-        self._parts = self._resolve_parts(parts or {})
+        self._parts = resolve_parts(parts or {}, self.PARTS, self.TITLE)
 
         self.stem = self.build_stem(arch)
         last = max(1, sum(arch['depths']) - 1)
@@ -205,8 +146,9 @@ class Backbone(BaseModule):
             for i in self.out_indices:
                 self.add_module(f'norm{i}', type(self).NORM(arch['channels'][i]))
         self.init_parameters()
-        # Else convolutions turn their weights around in every pass, and distributed training copies their gradients.
-        self.to(memory_format=torch.channels_last)
+        if self.CHANNELS_LAST:
+            # Else convolutions turn their weights around in every pass, and distributed training copies gradients.
+            self.to(memory_format=torch.channels_last)
         for module in self._frozen():
             module.requires_grad_(False)
         self.train()
@@ -263,25 +205,15 @@ class Backbone(BaseModule):
             InputError: Unknown name; missing, extra or impossible entries.
         """
         names = [*cls.SIZES, *cls.ALIASES]
-        if isinstance(arch, str):
-            if arch not in names:
-                raise InputError(f"no {cls.TITLE} of size '{arch}'; there are {', '.join(names)}, or give a dict")
+        if isinstance(arch, str) and arch in names:
             return dict(cls.SIZES[cls.ALIASES.get(arch, arch)])
+        if isinstance(arch, str):
+            raise InputError(f"no {cls.TITLE} of size '{arch}'; there are {', '.join(names)}, or give a dict")
         if not isinstance(arch, Mapping):
             raise InputError(f'arch is one of {", ".join(names)}, or a dict, not {arch!r}')
-        example = next(iter(cls.SIZES.values()))
-        missing, extra = sorted(set(example) - set(arch)), sorted(set(arch) - set(example))
-        if missing or extra:
-            raise InputError(
-                f'a custom arch has exactly the keys {sorted(example)}; missing: {missing}, unknown: {extra}'
-            )
-        for key, value in arch.items():
-            wanted = _wanted(example[key])
-            if not wanted[1](value):
-                raise InputError(f"arch['{key}'] must be {wanted[0]}, not {value}")
-        cls.check_arch(arch)
-        return {key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-                for key, value in arch.items()}  # fmt: skip
+        custom = check_arch(arch, next(iter(cls.SIZES.values())))
+        cls.check_arch(custom)
+        return custom
 
     @classmethod
     def short_name(cls, arch: object) -> str | None:
@@ -298,18 +230,6 @@ class Backbone(BaseModule):
         """Whether this is another network than those of this project: of a class of the user's, or with his parts."""
         own = type(self).__module__.partition('.')[0] == __package__.partition('.')[0]
         return not own or any(kind is not self.PARTS[name] for name, each in self._parts.items() for kind in each)
-
-    def _resolve_parts(self, parts: Mapping[str, Any]) -> dict[str, list[Any]]:
-        if unknown := sorted(set(parts) - set(self.PARTS)):
-            raise InputError(f'parts of {self.TITLE} are {", ".join(self.PARTS) or "none"}, not {", ".join(unknown)}')
-        resolved = {}
-        for name, own in self.PARTS.items():
-            given = parts.get(name)
-            each = list(given) if isinstance(given, (list, tuple)) else [given] * NUM_STAGES
-            if len(each) != NUM_STAGES:
-                raise InputError(f"parts['{name}'] is one class, or a list of {NUM_STAGES}, not of {len(each)}")
-            resolved[name] = [own if entry is None else _module_class(name, entry) for entry in each]
-        return resolved
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Computes the feature pyramid.
@@ -442,111 +362,3 @@ class Backbone(BaseModule):
     def decay_free(self, name: str) -> bool:
         """Whether a parameter, by its name in this backbone, is to have no weight decay: norms, biases, `NO_DECAY`."""
         return self.get_parameter(name).ndim <= 1 or name.endswith(self.NO_DECAY)
-
-
-def backbone_class(kind: object) -> type[Backbone] | None:
-    """The class that a config's `type` names, if it is a backbone under the contract.
-
-    Args:
-        kind: A name, as ``'mmatm.ATMNet'``, or a class.
-    """
-    if isinstance(kind, str):
-        kind = _registered(kind)
-    return kind if isinstance(kind, type) and issubclass(kind, Backbone) else None
-
-
-def _registered(name: str) -> object:
-    """What has a name in this project's registry, or in that of the default scope."""
-    if name in MODELS.module_dict:
-        return MODELS.module_dict[name]
-    with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
-        return registry.get(name)
-
-
-def backbones() -> dict[str, type[Backbone]]:
-    """All registered backbones of this project, by the name of their class."""
-    return {name: kind for name, kind in MODELS.module_dict.items() if backbone_class(kind)}
-
-
-def published_links() -> dict[str, str]:
-    """Where the authors publish checkpoints, by the config that they are for."""
-    published = (kind.PUBLISHED for kind in backbones().values() if kind.PUBLISHED)
-    return {config: link for each in published for config, link in each.links.items()}
-
-
-def published_weights(config: str) -> str:
-    """A sentence on where the authors publish the weights of a config and how to get them, or that they do not."""
-    address = published_links().get(config)
-    if address is None:
-        return 'The authors do not publish them'
-    if not is_address(address):
-        return f'The authors publish them: {address}'
-    return f'The authors publish them at {address} and "python tools/fetch_weights.py {config}" fetches them'
-
-
-def resolve_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    """Stage numbers, negative ones from the end -> rising numbers 0 to 3.
-
-    Raises:
-        InputError: Empty, out of range, repeated or not rising.
-    """
-    valid = isinstance(out_indices, Sequence) and all(isinstance(i, int) for i in out_indices)
-    indices = tuple(i + NUM_STAGES if i < 0 else i for i in out_indices) if valid else ()
-    if not indices or not set(indices) <= set(range(NUM_STAGES)) or list(indices) != sorted(set(indices)):
-        raise InputError(f'out_indices must be rising numbers of stages 0 to {NUM_STAGES - 1}, not {out_indices}')
-    return indices
-
-
-def _check_init_cfg(init_cfg: dict | list[dict] | None) -> dict[str, Any] | None:
-    """The arguments of `Backbone._load_pretrained`; None if no checkpoint is to be loaded."""
-    if isinstance(init_cfg, list) and any(cfg['type'] == 'Pretrained' for cfg in init_cfg):
-        raise InputError('a pretrained checkpoint fills the whole backbone: give init_cfg as one dict, not in a list')
-    if not isinstance(init_cfg, dict) or init_cfg['type'] != 'Pretrained':
-        return None
-    given = {key: value for key, value in init_cfg.items() if key not in ('type', 'map_location')}
-    known = {'checkpoint', 'prefix', 'allow_missing', 'allow_unused', 'fit_stem'}
-    if not given.get('checkpoint') or not set(given) <= known:
-        raise InputError(
-            f'init_cfg of type Pretrained takes {", ".join(sorted(known))}, not {", ".join(map(str, given))}'
-        )
-    for key in ('allow_missing', 'allow_unused'):
-        if isinstance(given.get(key), str):
-            raise InputError(f"init_cfg's {key} is a list of patterns: [{given[key]!r}]")
-    return given
-
-
-def _module_class(part: str, entry: object) -> type[nn.Module]:
-    """The class that an entry of `parts` stands for."""
-    kind = _registered(entry) if isinstance(entry, str) else entry
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise InputError(
-            f"parts['{part}']: {entry!r} is no registered module; register its class with "
-            'mmengine.registry.MODELS.register_module(), and import its file with custom_imports in the config'
-        )
-    return kind
-
-
-def _wanted(example: object) -> tuple[str, Callable[[object], bool]]:
-    """What an entry of an arch is to be, in words and as a check, by the example of a published size."""
-
-    def whole(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-    def each_stage(value: object) -> bool:
-        return isinstance(value, Sequence) and len(value) == NUM_STAGES and all(map(whole, value))
-
-    if isinstance(example, bool):
-        return 'True or False', lambda value: isinstance(value, bool)
-    if isinstance(example, int):
-        return 'a whole number above 0', whole
-    if isinstance(example, float):
-        return 'a number above 0', lambda value: isinstance(value, (int, float)) and value > 0
-    if isinstance(example, str):
-        return 'a word', lambda value: isinstance(value, str)
-    return f'{NUM_STAGES} whole numbers above 0', each_stage
-
-
-def _or(numbers: Sequence[int]) -> str:
-    """8, 16 or 32."""
-    *others, last = map(str, numbers)
-    return f'{", ".join(others)} or {last}' if others else last

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mmatm.registry import MODELS
 
-from .backbone import Backbone, Stage
+from .backbone import Backbone
 from .layers import DropPath
 from .loading import Published
+from .stage import Stage
 
 
 def _depthwise(channels: int) -> nn.Conv2d:

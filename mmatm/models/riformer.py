@@ -7,8 +7,9 @@ from torch import nn
 
 from mmatm.registry import MODELS
 
-from .backbone import Backbone, Stage
+from .backbone import Backbone
 from .loading import Published
+from .stage import Stage
 
 _FILES = 'https://download.openmmlab.com/mmclassification/v1/riformer/riformer-{}_20230406-{}.pth'
 

@@ -1,0 +1,5 @@
+# UperNet + RIFormer-S24 on ADE20K, 160k iterations. Recipe: ATMNet's stands in; none is published.
+_base_ = './upernet_riformer_s12_ade20k.py'
+model = dict(
+    backbone=dict(arch='s24', drop_path_rate=0.1, init_cfg=dict(checkpoint='checkpoints/riformer_s24_in1k.pth')),
+)

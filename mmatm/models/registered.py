@@ -1,0 +1,38 @@
+"""The backbones that are registered, and where their authors publish checkpoints."""
+
+from mmatm.registry import MODELS, find_module
+from mmatm.utils.download import is_address
+
+from .backbone import Backbone
+
+
+def backbone_class(kind: object) -> type[Backbone] | None:
+    """The class that a config's `type` names, if it is a backbone under the contract.
+
+    Args:
+        kind: A name, as ``'mmatm.ATMNet'``, or a class.
+    """
+    if isinstance(kind, str):
+        kind = find_module(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, Backbone) else None
+
+
+def backbones() -> dict[str, type[Backbone]]:
+    """All registered backbones of this project, by the name of their class."""
+    return {name: kind for name, kind in MODELS.module_dict.items() if backbone_class(kind)}
+
+
+def published_links() -> dict[str, str]:
+    """Where the authors publish checkpoints, by the config that they are for."""
+    published = (kind.PUBLISHED for kind in backbones().values() if kind.PUBLISHED)
+    return {config: link for each in published for config, link in each.links.items()}
+
+
+def published_weights(config: str) -> str:
+    """A sentence on where the authors publish the weights of a config and how to get them, or that they do not."""
+    address = published_links().get(config)
+    if address is None:
+        return 'The authors do not publish them'
+    if not is_address(address):
+        return f'The authors publish them: {address}'
+    return f'The authors publish them at {address} and "python tools/fetch_weights.py {config}" fetches them'

@@ -1,0 +1,66 @@
+"""A stage of a backbone: blocks of one resolution."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution, behind the downsampling that leads to it.
+
+    Args:
+        downsample: From the map of the stage before; None in the first stage, which the stem leads to.
+        blocks: Called with the map, and with what `forward` of a subclass adds.
+
+    Attributes:
+        with_cp: Recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    with_cp = False
+
+    def __init__(self, downsample: nn.Module | None, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map of the stage before -> the map of this stage, with axes as the backbone's inside."""
+        if self.downsample is not None:
+            x = self.downsample(x)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return x
+
+    def run(self, block: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
+        """Calls a block, with checkpointing if the stage is told so."""
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return block(x, *extra)
+        if torch.compiler.is_compiling():  # whose recomputation has no side effects
+            return checkpoint(block, x, *extra, use_reentrant=False)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        contexts = partial(_count_batches_once, norms)
+        return checkpoint(block, x, *extra, use_reentrant=False, context_fn=contexts)
+
+
+def _count_batches_once(norms: list[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of the forward pass and of its recomputation, in which batch norms leave their statistics alone."""
+
+    @contextmanager
+    def recomputing() -> Iterator[None]:
+        training = [norm for norm in norms if norm.training and norm.track_running_stats]
+        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in training]
+        for norm in training:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(training, before, strict=True):
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(count)
+
+    return nullcontext(), recomputing()
