@@ -5,11 +5,18 @@ MMEngine imports `<scope>.registry` when it meets a type like `mmatm.ATMNet`, an
 """
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmatm', locations=['mmatm.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmatm', locations=['mmatm.engine.runner'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_CONSTRUCTORS,
+    scope='mmatm',
+    locations=['mmatm.engine.layer_decay'],
+)
 
 
 def find_module(name: str) -> object:
