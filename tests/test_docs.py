@@ -144,6 +144,7 @@ def test_links_and_paths(page):
 @pytest.mark.parametrize('page', [page for page in PAGES if fences(page, 'python')], ids=lambda page: page.name)
 def test_examples_in_python(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     for i, text in enumerate(fences(page, 'python')):
         if text.startswith('>>>'):
             example = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)

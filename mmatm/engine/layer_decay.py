@@ -118,8 +118,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         parameters = list(model.parameters())
         frozen = sum(not parameter.requires_grad for parameter in parameters)
         lines = [
-            f'layer decay {self._rate}: {len(parameters) - frozen} parameters in {groups} groups, {frozen} frozen ones '
-            'in none; learning rates of backbones by depth:'
+            f'layer decay {self._rate}: {len(parameters) - frozen} trained parameters in {groups} groups, {frozen} '
+            'frozen; learning rates of backbones by depth:'
         ]
         trained = [places[id(p)] for p in parameters if p.requires_grad and id(p) in places]
         counts = Counter(place._replace(decay_free=False) for place in trained)

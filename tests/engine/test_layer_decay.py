@@ -108,7 +108,9 @@ def test_segmentor(segmentor):
     assert settings(segmentor, built) == expected
     assert expected['decode_head.fpn_bottleneck.conv.weight'] == (0.1, 0.5)
     assert expected['decode_head.fpn_bottleneck.bn.weight'] == (0.1, 0.0)
-    assert len(built.optimizer.param_groups) == 20  # the heads share those of the last depth, with decay and without
+    # The heads share the groups of the last depth, with decay and without, also where a custom key changes nothing.
+    same = wrapper(segmentor, 'mmseg', custom_keys={'decode_head': {'lr_mult': 1.0}})
+    assert len(built.optimizer.param_groups) == len(same.optimizer.param_groups) == 20
 
 
 def test_detector():
@@ -264,7 +266,7 @@ def test_log_has_a_line_for_each_depth(capsys):
     lines = capsys.readouterr().out.splitlines()
     frozen = sum(not p.requires_grad for p in model.parameters())
     trained = len(list(model.parameters())) - frozen
-    assert f'layer decay 0.8: {trained} parameters in 9 groups, {frozen} frozen ones in none' in lines[0]
+    assert f'layer decay 0.8: {trained} trained parameters in 9 groups, {frozen} frozen' in lines[0]
     assert [line.partition(',')[0].strip() for line in lines[1:]] == ['backbone'] * 5
     assert lines[1].strip().startswith('backbone, depth 2 of 6: lr * 0.41, ')  # 0.8 ** 4
     assert sum(int(line.split()[-2]) for line in lines[1:]) == trained
