@@ -149,6 +149,7 @@ def test_settings_of_the_optimizer_in_custom_keys():
     built = wrapper(model, custom_keys={'head': {'betas': (0.8, 0.9)}})
     parameters = [group['params'] for group in built.optimizer.param_groups if group['betas'] == (0.8, 0.9)]
     assert sorted(p.ndim for group in parameters for p in group) == [1, 2]
+    assert settings(model, built)['head.bias'] == (0.1, 0.0)  # still exempt
 
 
 def test_weight_decay_that_the_optimizer_has_by_default():
