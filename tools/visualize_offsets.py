@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Draws where ATMNet's tokens look in an image, for any segmentor, detector or classifier with it."""
+"""Draws where ATMNet's tokens look in an image, or the effective receptive field of any backbone of mmatm.
+
+The model may be any segmentor, detector or classifier.
+"""
 
 from pathlib import Path
 
@@ -7,21 +10,14 @@ from mmatm.apis.inference import load_model
 from mmatm.config import load_config
 from mmatm.errors import InputError
 from mmatm.utils.command_line import config_parser, run
-from mmatm.visualization.offsets import (
-    check_format,
-    draw_distribution,
-    draw_offsets,
-    draw_receptive_field,
-    find_backbone,
-    find_layers,
-    read_image,
-    save_figure,
-)
+from mmatm.visualization.offsets import draw_distribution, draw_offsets, find_offset_layers
+from mmatm.visualization.panels import check_format, read_image, save_figure
+from mmatm.visualization.receptive_field import draw_receptive_field, find_backbone, find_layers
 
 MODES = {
-    'offsets': "where the channels of chosen tokens look along their row and column, the paper's Figure 5",
-    'receptive-field': 'which pixels move the output of chosen tokens',
-    'distribution': 'how far all tokens look, by stage',
+    'offsets': "where the channels of chosen tokens look along their row and column, the paper's Figure 5 (ATMNet)",
+    'receptive-field': 'which pixels move the output of chosen tokens (any backbone)',
+    'distribution': 'how far all tokens look, by stage (ATMNet)',
 }
 
 
@@ -48,17 +44,18 @@ def main() -> None:
     parser.add_argument('--out', help='PNG, SVG or PDF; by default work_dirs/visualize_offsets/ and the image name')
     args = parser.parse_args()
     if args.mode == 'distribution' and (args.layer or args.point):
-        raise InputError('--mode distribution is of all layers and tokens: leave out --layer and --point')
+        raise InputError('--mode distribution shows all layers and tokens: leave out --layer and --point')
     out = args.out or f'work_dirs/visualize_offsets/{Path(args.image).stem}_{args.mode.replace("-", "_")}.png'
     check_format(out)
 
     model = load_model(load_config(args.config, args.cfg_options), args.checkpoint)
     backbone = find_backbone(model)
+    find = find_layers if args.mode == 'receptive-field' else find_offset_layers
+    names = list(find(backbone, args.layer))
     image = read_image(model, args.image, args.short_side)
     if args.mode == 'distribution':
         figure = draw_distribution(backbone, image)
     else:
-        names = list(find_layers(backbone))
         layers = args.layer or ([name for name in names if name.startswith('stages.2.')] or names)[-1:]
         height, width = (side / image.scale for side in image.pixels.shape[:2])
         points = [tuple(point) for point in args.point or [(width // 2, height // 2)]]

@@ -5,32 +5,17 @@ import pytest
 import torch
 from conftest import CLASSIFIER, DETECTOR, SEGMENTOR, write_config, write_weights
 from matplotlib.colors import to_rgb
-from mmengine.model import BaseModel
 from PIL import Image
 
 from mini import MINI
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
 from mmatm.ops import axial_sample
-from mmatm.visualization.offsets import (
-    InputImage,
-    count_looks,
-    draw_distribution,
-    draw_offsets,
-    find_layers,
-    find_token,
-    read_image,
-    receptive_field,
-    record_offsets,
-    stride_of,
-)
+from mmatm.visualization.offsets import count_looks, draw_distribution, draw_offsets, record_offsets
+from mmatm.visualization.panels import InputImage
+from mmatm.visualization.receptive_field import Grid, find_layers
 
 LAYERS = [f'stages.{stage}.blocks.{block}' for stage in range(4) for block in range(2)]
-
-
-class Plain(BaseModel):
-    def forward(self, inputs):
-        return inputs
 
 
 @pytest.fixture
@@ -82,11 +67,11 @@ def test_followers_read_by_their_leaders_offsets(image):
     assert list(offsets) == LAYERS
     for name, offset in offsets.items():
         factor = 2 if name.startswith('stages.3') else 1  # dilated
-        assert offset.shape[:2] == (64 // stride_of(model, name), 96 // stride_of(model, name))
+        assert offset.shape[:2] == (64 // Grid.of(model, name).stride, 96 // Grid.of(model, name).stride)
         row, column = offset.chunk(2, -1)
         torch.testing.assert_close(row, torch.full_like(row, 1.5 * factor))
         torch.testing.assert_close(column, torch.full_like(column, -2.0 * factor))
-    assert [stride_of(model, name) for name in LAYERS[::2]] == [4, 8, 16, 16]
+    assert [Grid.of(model, name).stride for name in LAYERS[::2]] == [4, 8, 16, 16]
 
 
 def test_figure_5_has_its_circles_where_the_tokens_are(image):
@@ -118,68 +103,6 @@ def test_opacity_is_the_number_of_channels(image):
     assert found[33] == pytest.approx(4 / most)
 
 
-def test_images_are_read_upright_and_in_8_bits(tmp_path):
-    model = Plain(data_preprocessor=dict(type='ImgDataPreprocessor'))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    Image.new('RGB', (40, 80)).save(tmp_path / 'turned.jpg', exif=exif)
-    assert read_image(model, str(tmp_path / 'turned.jpg')).inputs.shape == (1, 3, 40, 80)
-    Image.fromarray(np.full((40, 40), 128 * 256, np.uint16)).save(tmp_path / 'deep.png')
-    image = read_image(model, str(tmp_path / 'deep.png'), 60)
-    assert image.pixels.shape == (60, 60, 3)
-    assert set(image.pixels.ravel().tolist()) == {128}
-    Image.fromarray(np.array([[[200, 0, 100]]], np.uint8)).resize((32, 32)).save(tmp_path / 'red.png')
-    image = read_image(model, str(tmp_path / 'red.png'))
-    assert image.pixels[0, 0].tolist() == [200, 0, 100]
-    assert image.inputs[0, :, 0, 0].tolist() == [100, 0, 200]  # BGR, which the preprocessor is to turn
-
-
-def test_token_is_the_middle_of_what_it_sees(image):
-    """Without looking aside and without fusion, what moves a token lies symmetrically around its pixel."""
-    model = network()
-    look(model, 0, 0)
-    for block in find_layers(model).values():
-        torch.nn.init.zeros_(block.mixer.fusion.fc2.weight)
-    for layer, token in (('stages.0.blocks.0', (6, 9)), ('stages.1.blocks.1', (4, 6))):
-        stride = stride_of(model, layer)
-        (field,) = receptive_field(model, image.inputs, layer, [token])
-        for axis, index in enumerate(token):
-            seen = field.sum(1 - axis).nonzero().flatten()
-            assert (seen[0] + seen[-1]) / 2 == stride * index + 1
-        assert find_token(image, (stride * token[1] + 1, stride * token[0] + 1), stride, (99, 99)) == token
-
-
-def test_points_are_in_pixels_of_the_file(image):
-    doubled = InputImage(image.pixels, image.inputs, 2.0)  # of a file of 48x32 pixels
-    assert find_token(doubled, (20.5, 16.5), 8, (8, 12)) == find_token(image, (41, 33), 8, (8, 12)) == (4, 5)
-    with pytest.raises(InputError, match='point 48 3 is outside the image of 48x32 pixels'):
-        find_token(doubled, (48, 3), 8, (8, 12))
-
-
-def test_receptive_field_is_the_derivative(image):
-    """Against finite differences in float64."""
-    model = network().double()
-    inputs = image.inputs.double()
-    layer, token, pixel, step = 'stages.2.blocks.0', (2, 3), (37, 52), 1e-6
-
-    def token_sum(inputs):
-        found = []
-        hook = find_layers(model)[layer].register_forward_hook(lambda *args: found.append(args[2][0][token].sum()))
-        with torch.no_grad():
-            model(inputs)
-        hook.remove()
-        return found[0]
-
-    expected = 0
-    for channel in range(3):
-        more, less = inputs.clone(), inputs.clone()
-        more[0, channel][pixel] += step
-        less[0, channel][pixel] -= step
-        expected += ((token_sum(more) - token_sum(less)) / (2 * step)).abs()
-    (field,) = receptive_field(model, inputs, layer, [token])
-    torch.testing.assert_close(field[pixel], expected, rtol=1e-5, atol=1e-9)
-
-
 def test_distribution(image):
     model = network()
     look(model, 3, -1)
@@ -206,6 +129,41 @@ def test_command(text, tmp_path, shapes, command):
     assert (tmp_path / 'spread.svg').read_text().startswith('<?xml')
 
 
+CASVIT = """
+_base_ = '{root}/configs/atmnet_mini_shapes.py'
+arch = dict(depths=[1, 1, 1, 1], channels=[8, 16, 16, 24], mlp_ratios=[2, 2, 2, 2])
+model = dict(backbone=dict(_delete_=True, type='mmatm.CASViT', arch=arch, out_indices=(3,)), head=dict(in_channels=24))
+test_dataloader = dict(dataset=dict(data_root='{data}/imagenet'))
+"""
+
+
+def test_other_backbones_have_receptive_fields_only(tmp_path, shapes, command, error_of):
+    config = write_config(tmp_path, shapes, CASVIT)
+    arguments = config, write_weights(config), shapes / 'ade/images/validation/000001.jpg'
+    assert 'drawn: ' in command(
+        'visualize_offsets.py', *arguments, '--mode', 'receptive-field', '--out', tmp_path / 'field.png'
+    )
+    for mode in ('offsets', 'distribution'):
+        message = error_of('visualize_offsets.py', *arguments, '--mode', mode)
+        assert 'only ATMNet has offsets to draw, CAS-ViT has none; the receptive field (--mode' in message
+
+
+def test_blocks_of_the_users_have_no_offsets_to_draw(image):
+    class Same(torch.nn.Module):
+        leader = False
+
+        def __init__(self, *args, **kwargs):
+            super().__init__()
+
+        def forward(self, x, offset):
+            return x
+
+    model = ATMNet(MINI, parts={'block': [None, None, Same, None]}).eval()
+    assert list(record_offsets(model, image.inputs)) == [name for name in LAYERS if not name.startswith('stages.2')]
+    with pytest.raises(InputError, match=r'stages\.2\.blocks\.0 is a Same, whose offsets are not known'):
+        draw_offsets(model, image, ['stages.2.blocks.0'], [(1, 1)])
+
+
 def test_bad_input(tmp_path, config, shapes, error_of):
     image = shapes / 'ade/images/validation/000001.jpg'
     weights = write_weights(config)
@@ -213,16 +171,19 @@ def test_bad_input(tmp_path, config, shapes, error_of):
     def error(*options, image=image):
         return error_of('visualize_offsets.py', config, weights, image, *options)
 
-    assert 'there is no layer stages.9; there are stages.0.blocks.0, stages.0' in error('--layer', 'stages.9')
+    assert 'there is no layer stages.9; the layers are stages.0.blocks.0, stages.0' in error('--layer', 'stages.9')
     assert 'point 64 3 is outside the image of 64x64 pixels' in error('--point', 64, 3)
-    assert 'the suffix says the format; there are' in error('--out', tmp_path / 'a.mp4')
-    assert 'leave out --layer and --point' in error('--mode', 'distribution', '--point', 1, 1)
+    assert 'the suffix chooses the format, and must be one of ' in error('--out', tmp_path / 'a.mp4')
+    assert 'shows all layers and tokens: leave out --layer and --point' in error(
+        '--mode', 'distribution', '--point', 1, 1
+    )
     assert 'there is no image' in error(image=tmp_path / 'absent.jpg')
-    assert 'has 30x30 pixels, ATMNet takes 32x32 or more' in error('--short-side', 30)
+    assert 'ATMNet takes images of 32x32 or more, not 30x30' in error('--short-side', 30)
+    assert 'the shorter side of an image is 1 pixel or more, not 0' in error('--short-side', 0)
     other = tmp_path / 'lenet.py'
     other.write_text(
         "default_scope = 'mmpretrain'\n"
         "model = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=3), head=dict(type='ClsHead'))\n"
     )
     message = error_of('visualize_offsets.py', other, write_weights(other), image)
-    assert 'the ImageClassifier of this config has no ATMNet' in message
+    assert 'the ImageClassifier of this config has none of the backbones of mmatm: ATMNet,' in message
