@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws input, truth and prediction of a segmentor side by side."""
+"""Draws image, ground truth and prediction of a segmentor side by side."""
 
 from pathlib import Path
 

@@ -1,25 +1,28 @@
 #!/usr/bin/env python
 """Predicts images with any detector, segmentor or classifier: draws the predictions and writes them as JSON."""
 
-import argparse
+import shlex
 from pathlib import Path
 
 from rich.progress import track
 
 from mmatm.apis.inference import find_images, predict_images
 from mmatm.config import load_config
-from mmatm.utils.command_line import add_config, run
+from mmatm.errors import InputError
+from mmatm.utils.command_line import config_parser, run
+
+CONFIGS = ('.py', '.json', '.yaml', '.yml')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='files, folders, or quoted patterns')
-    add_config(parser)
+    parser = config_parser(__doc__)
     parser.add_argument('checkpoint')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='files, folders, or quoted patterns')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/image_demo'), help='folder for the results')
     parser.add_argument('--score-thr', type=float, default=0.3, help='draw boxes and masks from this score on')
     parser.add_argument('--device', help='by default the GPU if there is one')
     args = parser.parse_args()
+    refuse_former_order(args.config, args.checkpoint, *args.images)
 
     images = find_images(args.images)
     cfg = load_config(args.config, args.cfg_options)
@@ -33,6 +36,17 @@ def main() -> None:
         progress=lambda items: track(items, f'{len(items)} images'),
     )
     print(f'{task}: images in {args.out}/vis, predictions in {args.out}/preds')
+
+
+def refuse_former_order(*arguments: str) -> None:
+    """Names the order of the arguments if they stand as they did before: IMAGE... CONFIG CHECKPOINT."""
+    *images, config, checkpoint = arguments
+    if config.endswith(CONFIGS) and not arguments[0].endswith(CONFIGS):
+        right = shlex.join([config, checkpoint, *images])
+        raise InputError(
+            'the arguments are now CONFIG CHECKPOINT IMAGE..., as in all tools: '
+            f'python tools/image_demo.py {right} and your options'
+        )
 
 
 if __name__ == '__main__':

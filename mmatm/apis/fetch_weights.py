@@ -33,7 +33,7 @@ def fetch_weights(name: str, configs: Path) -> str:
         configs: The folder with the configs.
 
     Returns:
-        What was done, in a few words.
+        A sentence on what was done.
 
     Raises:
         InputError: No such config or no published weights; as `mmatm.utils.download.download`; a file that was there
@@ -58,8 +58,8 @@ def fetch_weights(name: str, configs: Path) -> str:
             check(path)
         except InputError as error:
             raise InputError(
-                f'{path} is there, but not the weights of {name}. Move it away and try again: {error}'
+                f'{path} exists, but does not hold the weights of {name}; move it away and try again: {error}'
             ) from None
-        return f'{path} is there already, and fits {config.name}'
+        return f'{path} exists already and fits {config.name}'
     download(links[name], path, check)
-    return f'{path} is fetched, and fits {config.name}'
+    return f'{path} was fetched and fits {config.name}'

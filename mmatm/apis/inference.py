@@ -1,4 +1,4 @@
-"""Models with their weights, ready to predict, and what they say of images."""
+"""Loading of models with their weights, and prediction of images."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -63,7 +63,7 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
 
 
 def _dataset_meta(cfg: Config) -> dict:
-    """What the test dataset's class and config say of it. It is not built: some look for their data then."""
+    """The metainfo of the test dataset, by its class and config. Building it may need its data."""
     dataset = _test_dataset(cfg)
     if dataset is None:
         return {}
@@ -83,14 +83,14 @@ def _test_dataset(cfg: Config) -> dict | None:
 
 
 def require_task(cfg: Config, task: str) -> None:
-    """Checks what the model of a config is for, without building it.
+    """Checks the task of a config's model, without building it.
 
     Args:
         cfg: A config with a model.
         task: ``'detection'``, ``'semantic segmentation'`` or ``'classification'``.
 
     Raises:
-        InputError: The model is for another task. One of an unknown type is not: building it says so.
+        InputError: The model is for another task. Unknown types pass: building the model refuses them.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     kind = (cfg.get('model') or {}).get('type')
@@ -147,7 +147,7 @@ def predict_images(
     score_thr: float = 0.3,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> str:
-    """Predicts images one by one through the toolbox's inferencer and writes what came of each.
+    """Predicts images one by one through the toolbox's inferencer and writes the results.
 
     For `FOLDER/NAME.jpg` there is `out/vis/NAME.png`, the image with the prediction drawn over it, and
     `out/preds/NAME.json`; for semantic segmentation also `out/preds/NAME.png`, the label map. Where the images come
@@ -160,14 +160,14 @@ def predict_images(
         out: The folder to write to.
         device: By default the GPU if there is one.
         score_thr: Boxes and masks below it are not drawn; the JSON file has all.
-        progress: Called with the images, gives them back one by one, as `rich.progress.track` does.
+        progress: Called with the images, yields them one by one, as `rich.progress.track` does.
 
     Returns:
         The task: detection, semantic segmentation or classification.
 
     Raises:
-        InputError: The checkpoint does not fit, the model is of another task, its classes have no names, the device
-            is not there, or two images have one name.
+        InputError: The checkpoint does not fit, the model is for another task, its classes have no names, the device
+            is not available, or two images have one name.
     """
     paths = {image: Path(abspath(image)) for image in images}  # noqa: PTH100
     root = commonpath([path.parent for path in paths.values()])
@@ -175,24 +175,24 @@ def predict_images(
     first: dict[Path, Path] = {}
     for image, name in names.items():
         if name in first:
-            raise InputError(f'{first[name]} and {image} would be written to the same {out}/vis/{name}.png')
+            raise InputError(f'the results of {first[name]} and {image} would both be written to {out}/vis/{name}.png')
         first[name] = image
     dataset = _test_dataset(cfg)
     if dataset is None:
-        raise InputError('the config has no test_dataloader, whose dataset says how images are prepared')
+        raise InputError('the config has no test_dataloader; images are prepared by the pipeline of its dataset')
 
     model = load_model(cfg, checkpoint)
     try:
         model.to(device or get_device())
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f'the model cannot be brought to --device {device}: {error}') from None
+        raise InputError(f'the model cannot be moved to device {device}: {error}') from None
     task = _task(type(model))
     predict = dict(_TASKS.values()).get(task)
     if predict is None:
-        raise InputError(f'{type(model).__name__} is no detector, segmentor or classifier of images')
+        raise InputError(f'{type(model).__name__} is not a detector, segmentor or classifier of images')
     if 'classes' not in model.dataset_meta:
         raise InputError(
-            'neither the checkpoint nor the test dataset of the config names the classes; say them with '
+            'neither the checkpoint nor the test dataset of the config names the classes; give their names with '
             '--cfg-options +test_dataloader.dataset.metainfo.classes="[cat,dog]"'
         )
     cfg.test_dataloader.dataset = dataset
@@ -209,7 +209,7 @@ def predict_images(
     return task
 
 
-# What one image gives: the overlay, the entries of its JSON file, the label map.
+# The results of an image: the overlay, the entries of its JSON file, the label map.
 Predicted = tuple[np.ndarray, dict[str, Any], Image.Image | None]
 
 
@@ -227,7 +227,10 @@ def _with_model(inferencer: type, model: BaseModel, cfg: Config, visualizer: str
 def _name(model: BaseModel, label: int) -> str:
     classes = model.dataset_meta['classes']
     if label >= len(classes):
-        raise InputError(f'the model predicts class {label}, but the data has {len(classes)} classes: not its own')
+        raise InputError(
+            f'the model predicts class {label}, but there are names for {len(classes)} classes only: the names are '
+            'not those of this model'
+        )
     return classes[label]
 
 
@@ -241,7 +244,10 @@ def _detector(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str]
         found = inferencer(path, return_vis=True, return_datasamples=True, pred_score_thr=score_thr)
         (sample,) = found['predictions']
         if 'pred_panoptic_seg' in sample or 'pred_instances' not in sample:
-            raise InputError(f'{type(model).__name__} gives more than boxes and masks here (panoptic segmentation?)')
+            raise InputError(
+                f'{type(model).__name__} does not predict boxes alone or boxes with masks; panoptic segmentation, for '
+                'one, is not supported'
+            )
         prediction = inferencer.pred2dict(sample)
         prediction['classes'] = [_name(model, label) for label in prediction['labels']]
         return found['visualization'][0], prediction, None
@@ -261,7 +267,7 @@ def _segmentor(model: BaseModel, cfg: Config, score_thr: float) -> Callable[[str
         found = inferencer(path, return_vis=True)
         label_map = found['predictions']
         if np.issubdtype(label_map.dtype, np.floating):
-            raise InputError(f'{type(model).__name__} gives no label maps')
+            raise InputError(f'{type(model).__name__} does not predict label maps')
         labels, counts = np.unique(label_map, return_counts=True)
         shares = {_name(model, i): n / counts.sum() for i, n in zip(labels, counts, strict=True)}
         by_share = sorted(shares.items(), key=lambda item: -item[1])

@@ -23,12 +23,6 @@ silence()  # here, as worker processes that are spawned import the command again
 def config_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every command on a config has; `load_config` takes them."""
     parser = argparse.ArgumentParser(description=description)
-    add_config(parser)
-    return parser
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `config_parser` after those that the parser has."""
     parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmseg::upernet/NAME.py')
     parser.add_argument(
         '--cfg-options',
@@ -37,6 +31,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change entries of the config; +KEY=VALUE adds one. Lists as KEY="[a,b]", entries of lists as KEY.0.NAME',
     )
+    return parser
 
 
 def runner_parser(description: str) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Images of what a model does."""
+"""Figures of segmentation: images, ground truth and predictions."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _UNLABELLED = (255, 255, 255)
 
 @torch.no_grad()
 def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) -> None:
-    """Draws input, truth and prediction of a segmentor side by side, a row an image, with a legend of the classes.
+    """Draws image, ground truth and prediction of a segmentor side by side, a row for each image, above a legend.
 
     Args:
         cfg: Config of a segmentor; its test dataset is drawn from.
@@ -31,7 +31,8 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
         count: Images to draw, spread evenly over the dataset.
 
     Raises:
-        InputError: The checkpoint cannot be read or does not fill the model, which is no segmentor; count is below 1.
+        InputError: The checkpoint cannot be read or does not fill the model, the model is not a segmentor, or count is
+            below 1.
     """
     if count < 1:
         raise InputError(f'count must be 1 or more, not {count}')
@@ -58,7 +59,7 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
             axis.set_xticks([])
             axis.set_yticks([])
         row[0].set_ylabel(Path(sample.img_path).name, fontsize=8)
-    for axis, title in zip(axes[0], ('input', 'truth', 'prediction'), strict=True):
+    for axis, title in zip(axes[0], ('image', 'ground truth', 'prediction'), strict=True):
         axis.set_title(title)
     entries = [(name, colour) for i, (name, colour) in enumerate(zip(classes, palette, strict=True)) if i in present]
     if any(value >= len(classes) for value in present):

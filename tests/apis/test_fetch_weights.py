@@ -78,11 +78,11 @@ def test_list_and_fetch(server, published, folder, command):
     assert [CLASSIFIER, server.url(f'{CLASSIFIER}.pth'), f'checkpoints/{CLASSIFIER}.pth', 'not there'] in listed
     printed = command('fetch_weights.py', CLASSIFIER, SEGMENTOR)
     for name, content in published.items():
-        assert f'checkpoints/{name}.pth is fetched, and fits {name}.py' in printed
+        assert f'checkpoints/{name}.pth was fetched and fits {name}.py' in printed
         assert (folder / f'{name}.pth').read_bytes() == content
     assert names(folder) == [f'{name}.pth' for name in published]
     assert re.search(rf'^{CLASSIFIER} .* is there$', command('fetch_weights.py', '--list'), re.M)
-    assert 'is there already, and fits' in command('fetch_weights.py', CLASSIFIER)
+    assert 'exists already and fits' in command('fetch_weights.py', CLASSIFIER)
     assert len(server.requests) == 2
 
 
@@ -121,7 +121,7 @@ def test_file_of_another_model(server, published, folder, error_of, capsys):
     assert names(folder) == []
     torch.save({'state_dict': {'backbone.conv1.weight': torch.zeros(8, 3, 7, 7)}}, folder / f'{SEGMENTOR}.pth')
     said = fails(error_of, capsys, SEGMENTOR)
-    assert f'checkpoints/{SEGMENTOR}.pth is there, but not the weights of {SEGMENTOR}. Move it away' in said
+    assert f'checkpoints/{SEGMENTOR}.pth exists, but does not hold the weights of {SEGMENTOR}; move it away' in said
     assert 'not weights of ATMNet' in said
     assert names(folder) == [f'{SEGMENTOR}.pth'], 'not ours to remove'
 

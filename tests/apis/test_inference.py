@@ -35,7 +35,7 @@ def test_segmentor(tmp_path, shapes, images, command):
 
     config = write_config(tmp_path, shapes, SEGMENTOR)
     weights = write_weights(config)
-    output = command('image_demo.py', images[0], images[1], config, weights, '--out', tmp_path / 'out')
+    output = command('image_demo.py', config, weights, images[0], images[1], '--out', tmp_path / 'out')
     assert 'semantic segmentation: images in' in output
     model = load_model(cfg := load_config(str(config)), str(weights))
     cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
@@ -59,7 +59,7 @@ def test_detector(tmp_path, shapes, images, command):
     config = write_config(tmp_path, shapes, DETECTOR)
     weights = write_weights(config)
     options = '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0', '--score-thr', 0.0
-    output = command('image_demo.py', images[0], config, weights, '--out', tmp_path / 'out', *options)
+    output = command('image_demo.py', config, weights, images[0], '--out', tmp_path / 'out', *options)
     assert 'detection: images in' in output
     cfg = load_config(str(config), {'model.test_cfg.rcnn.score_thr': 0.0})
     model = load_model(cfg, str(weights))
@@ -79,7 +79,7 @@ def test_classifier(tmp_path, shapes, images, command):
 
     config = write_config(tmp_path, shapes, CLASSIFIER)
     weights = write_weights(config)
-    assert 'classification' in command('image_demo.py', images[0], config, weights, '--out', tmp_path / 'out')
+    assert 'classification' in command('image_demo.py', config, weights, images[0], '--out', tmp_path / 'out')
     expected = ImageClassificationInferencer(str(config), str(weights))(str(images[0]))[0]
     drawn, found = results(tmp_path / 'out', images[0].stem)
     assert found['labels'][0] == expected['pred_label']
@@ -103,7 +103,7 @@ def test_find_images(tmp_path, images, monkeypatch):
 
 def test_bad_input_is_refused_before_the_model_is_built(tmp_path, images, error_of):
     def error(*places):
-        return error_of('image_demo.py', *places, 'absent.py', 'absent.pth')
+        return error_of('image_demo.py', 'absent.py', 'absent.pth', *places)
 
     assert 'no images in' in error(tmp_path)
     assert 'no images in nothing*.jpg; give files, folders or quoted patterns' in error('nothing*.jpg')
@@ -112,16 +112,26 @@ def test_bad_input_is_refused_before_the_model_is_built(tmp_path, images, error_
     assert 'there is no config absent.py' in error(images[0])
 
 
+def test_the_former_order_of_arguments_is_refused_by_name(images, error_of):
+    for places in ([images[0]], ['a folder', 'street/*.jpg']):
+        message = error_of('image_demo.py', *places, 'mmseg::upernet/x.py', 'w.pth', '--out', 'out')
+        assert 'the arguments are now CONFIG CHECKPOINT IMAGE..., as in all tools: ' in message
+        quoted = [f"'{place}'" if place in ('a folder', 'street/*.jpg') else str(place) for place in places]
+        assert f'python tools/image_demo.py mmseg::upernet/x.py w.pth {" ".join(quoted)} and' in message
+    # Images in a folder that is named as a config would be.
+    assert 'no images in x.py' in error_of('image_demo.py', 'absent.py', 'x.py', 'x.py')
+
+
 def test_results_do_not_overwrite_each_other(tmp_path, config, images, error_of, command):
     weights = write_weights(config)
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
         shutil.copy(images[0], tmp_path / name / 'same.jpg')
-    command('image_demo.py', tmp_path / 'a', tmp_path / 'b', config, weights, '--out', tmp_path / 'out')
+    command('image_demo.py', config, weights, tmp_path / 'a', tmp_path / 'b', '--out', tmp_path / 'out')
     assert (tmp_path / 'out/vis/a/same.png').exists()
     assert (tmp_path / 'out/preds/b/same.json').exists()
     shutil.copy(images[0], tmp_path / 'a/same.jpeg')
-    assert 'would be written to the same' in error_of('image_demo.py', tmp_path / 'a', config, weights)
+    assert 'would both be written to' in error_of('image_demo.py', config, weights, tmp_path / 'a')
 
 
 def test_images_beside_the_working_folder(tmp_path, shapes, images, command, monkeypatch):
@@ -131,7 +141,7 @@ def test_images_beside_the_working_folder(tmp_path, shapes, images, command, mon
         (tmp_path / name).parent.mkdir(parents=True)
         shutil.copy(images[0], tmp_path / name)
     monkeypatch.chdir(tmp_path / 'here')
-    command('image_demo.py', 'deep/a.jpg', '../there/b.jpg', config, weights, '--out', 'out')
+    command('image_demo.py', config, weights, 'deep/a.jpg', '../there/b.jpg', '--out', 'out')
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.suffix in ('.png', '.json')}
     assert written == {f'here/out/{name}' for name in (
         'vis/here/deep/a.png', 'vis/there/b.png', 'preds/here/deep/a.json', 'preds/there/b.json'
@@ -150,18 +160,18 @@ class NoTask(BaseModel):
 
 def test_what_cannot_be_predicted_is_refused(tmp_path, config, shapes, images, error_of):
     def error(*options):
-        return error_of('image_demo.py', images[0], path, weights, '--out', tmp_path / 'out', *options)
+        return error_of('image_demo.py', path, weights, images[0], '--out', tmp_path / 'out', *options)
 
     path = write_config(tmp_path, shapes, CLASSIFIER)
     weights = write_weights(path)
-    assert 'the model cannot be brought to --device nowhere' in error('--device', 'nowhere')
+    assert 'the model cannot be moved to device nowhere' in error('--device', 'nowhere')
     state_dict = torch.load(weights)['state_dict']
     del state_dict['head.fc.bias']
     torch.save({'state_dict': state_dict}, weights)
     assert f'{weights}: the weights do not fill the model; missing: head.fc.bias' in error()
     path.write_text(path.read_text() + "model = dict(_delete_=True, type='NoTask')\n")
     write_weights(path)
-    assert 'NoTask is no detector, segmentor or classifier of images' in error()
+    assert 'NoTask is not a detector, segmentor or classifier of images' in error()
     path.write_text("model = dict(type='NoTask')\n")
     assert 'the config has no test_dataloader' in error()
     assert not (tmp_path / 'out').exists()
@@ -171,8 +181,8 @@ def test_classes_without_names_are_refused(tmp_path, shapes, images, error_of):
     path = write_config(tmp_path, shapes, SEGMENTOR)
     weights = write_weights(path)
     options = '--cfg-options', 'test_dataloader.dataset.metainfo.classes=None'
-    message = error_of('image_demo.py', images[0], path, weights, *options)
+    message = error_of('image_demo.py', path, weights, images[0], *options)
     assert 'neither the checkpoint nor the test dataset of the config names the classes' in message
     options = '--cfg-options', 'test_dataloader.dataset.metainfo.classes=[one]', '+visualizer=None'
-    message = error_of('image_demo.py', images[0], path, weights, *options, '--out', tmp_path / 'out')
-    assert 'but the data has 1 classes' in message
+    message = error_of('image_demo.py', path, weights, images[0], *options, '--out', tmp_path / 'out')
+    assert 'but there are names for 1 classes only' in message
