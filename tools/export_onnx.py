@@ -42,7 +42,7 @@ def main() -> None:
     if exported.size_divisor > 1:
         print(f'height and width have to be multiples of {exported.size_divisor}, as in PyTorch')
     print(f'standard operators of opset {exported.opset} only')
-    print(f'deviation from PyTorch, of which {TOLERANCE:g} is accepted, at')
+    print(f'largest deviation from PyTorch, of which {TOLERANCE:g} is accepted:')
     for check in exported.checks:
         print(f'  {check}')
     print(

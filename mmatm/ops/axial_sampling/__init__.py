@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmatm.ops.onnx_forms import in_onnx_export
+
 from . import cpu, reference
+from .onnx import sample_axes
 
 __all__ = ['axial_sample', 'axial_sample_stacked']
 
@@ -56,6 +59,8 @@ def axial_sample_stacked(x: Tensor, offset: Tensor, backend: str | None = None) 
     device = x.device.type
     if device != 'meta' and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
+    if in_onnx_export():
+        return sample_axes(x, offset)
     return _BACKENDS[_choose(x, backend)](x, offset)
 
 
