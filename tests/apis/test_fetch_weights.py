@@ -13,10 +13,10 @@ from local_server import Server, serve
 
 import golden_data
 import stand_ins
-from mmatm import checkpoint
 from mmatm.checkpoint import read_checkpoint
 from mmatm.config import load_config
 from mmatm.datasets.shapes import SEMANTIC_CLASSES, SHAPES
+from mmatm.models import ATMNet
 from mmatm.utils.download import _DRIVE
 
 # Small configs in the places of the published ones.
@@ -37,7 +37,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv('no_proxy', '127.0.0.1')
     with serve() as server:
         for name in (CLASSIFIER, SEGMENTOR):
-            monkeypatch.setitem(checkpoint.PUBLISHED, name, server.url(f'{name}.pth'))
+            monkeypatch.setitem(ATMNet.PUBLISHED.links, name, server.url(f'{name}.pth'))
         yield server
 
 
@@ -65,7 +65,7 @@ def fails(error_of, capsys, *arguments: str) -> str:
 
 
 def test_what_is_published_is_of_configs_and_can_be_fetched():
-    for name, address in checkpoint.PUBLISHED.items():
+    for name, address in ATMNet.PUBLISHED.links.items():
         assert (ROOT / f'configs/{name}.py').is_file()
         assert re.fullmatch(r'[\w-]{33}', _DRIVE.match(address)[1])
 
@@ -73,7 +73,7 @@ def test_what_is_published_is_of_configs_and_can_be_fetched():
 def test_list_and_fetch(server, published, folder, command):
     server.files.update({f'{name}.pth': content for name, content in published.items()})
     listed = [line.split(maxsplit=3) for line in command('fetch_weights.py', '--list').splitlines()]
-    drive = checkpoint.PUBLISHED['atmnet_t_in1k']
+    drive = ATMNet.PUBLISHED.links['atmnet_t_in1k']
     assert ['atmnet_t_in1k', drive, 'checkpoints/atmnet_t_in1k.pth', 'not there'] in listed
     assert [CLASSIFIER, server.url(f'{CLASSIFIER}.pth'), f'checkpoints/{CLASSIFIER}.pth', 'not there'] in listed
     printed = command('fetch_weights.py', CLASSIFIER, SEGMENTOR)
@@ -151,7 +151,7 @@ class Gdown(SimpleNamespace):
 
 @pytest.fixture
 def gdown(monkeypatch: pytest.MonkeyPatch) -> Gdown:
-    monkeypatch.setitem(checkpoint.PUBLISHED, CLASSIFIER, DRIVE)
+    monkeypatch.setitem(ATMNet.PUBLISHED.links, CLASSIFIER, DRIVE)
     module = Gdown()
     monkeypatch.setitem(sys.modules, 'gdown', module)
     return module
@@ -188,5 +188,5 @@ def test_without_gdown(monkeypatch, error_of, capsys):
     monkeypatch.setitem(sys.modules, 'gdown', None)
     said = fails(error_of, capsys, 'atmnet_t_in1k')
     assert 'pip install gdown' in said
-    address = checkpoint.PUBLISHED['atmnet_t_in1k']
+    address = ATMNet.PUBLISHED.links['atmnet_t_in1k']
     assert f'fetch it by hand from {address} and put it at checkpoints/atmnet_t_in1k.pth' in said
