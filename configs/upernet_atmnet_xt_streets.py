@@ -1,4 +1,4 @@
-# UperNet + ATMNet-xT on street scenes, from scratch: one of four backbones under one recipe (tools/compare_streets.py).
+# UperNet + ATMNet-xT on street scenes, from scratch: one recipe for four backbones (tools/dev/compare_streets.py).
 _base_ = ['mmseg::_base_/models/upernet_swin.py', './_base_/streets.py']
 model = dict(
     data_preprocessor=dict(size=(352, 352)),

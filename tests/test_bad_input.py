@@ -184,4 +184,4 @@ def test_commands_for_one_task_refuse_the_others(tmp_path, shapes, config, error
     assert message in error_of('draw_segmentation.py', path, tmp_path / 'absent.pth')
     path = write_config(tmp_path, shapes)
     message = 'EncoderDecoder of this config is for semantic segmentation; this command is for detection'
-    assert message in error_of('overfit_coco.py', path, '--data-root', tmp_path, '--work-dir', tmp_path / 'work')
+    assert message in error_of('dev/overfit_coco.py', path, '--data-root', tmp_path, '--work-dir', tmp_path / 'work')

@@ -212,7 +212,7 @@ def _streets_table(results: list[dict]) -> str:
         ])  # fmt: skip
     return (
         '## Four backbones under UperNet on street scenes, from scratch\n\n'
-        'One recipe and budget for all, 11 classes, 101 validation images: `python tools/compare_streets.py`.\n\n'
+        'One recipe and budget for all, 11 classes, 101 validation images: `python tools/dev/compare_streets.py`.\n\n'
         + markdown(head, rows)
     )
 

@@ -50,8 +50,8 @@ OUTCOMES = {
 _OPTIONAL = ('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2')
 _HEAD = """# ATMNet in every config of mmdet and mmsegmentation
 
-Written by `python tools/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and run": the
-backbone was swapped for ATMNet-xT by a config of differences, which was read back and built a model that predicted
+Written by `python tools/dev/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and run":
+the backbone was swapped for ATMNet-xT by a config of differences, which was read back and built a model that predicted
 and, where it trains as a whole, gave a finite loss, on dummy inputs on the CPU. "to be swapped and run" are the
 configs that pass the same check as they are, and whose backbone gives maps. Models that are the same shared a check.
 """

@@ -213,7 +213,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
 
 
 def test_the_command(tmp_path, tool, error_of):
-    told = tool('swap_zoo.py', '--only', 'mmdet::cornernet/*', '--work-dir', tmp_path, '--jobs', 1)
+    told = tool('dev/swap_zoo.py', '--only', 'mmdet::cornernet/*', '--work-dir', tmp_path, '--jobs', 1)
     assert '3 of 3' in told
     assert 'HourglassNet gives maps at strides 4, 4' in told
-    assert 'no config of mmdet or mmseg is called nonsense' in error_of('swap_zoo.py', '--only', 'nonsense')
+    assert 'no config of mmdet or mmseg is called nonsense' in error_of('dev/swap_zoo.py', '--only', 'nonsense')

@@ -11,7 +11,7 @@ from mmatm.analysis.tables import STREETS
 from mmatm.errors import InputError
 from mmatm.utils.command_line import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from mmatm.errors import InputError
 from mmatm.swap.zoo import TOOLBOXES, environment, examine_all, leaf_configs, render, write_csv
 from mmatm.utils.command_line import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:

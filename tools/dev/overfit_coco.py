@@ -15,7 +15,7 @@ from mmatm.config import load_config, walk
 from mmatm.errors import InputError
 from mmatm.utils.command_line import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
