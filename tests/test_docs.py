@@ -16,6 +16,8 @@ from mmengine.config import Config
 from PIL import Image
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+# Those whose blocks are run in their order, by tests/test_backbone_pages.py.
+IN_ORDER = {'adding_a_backbone.md', 'changing_a_backbone.md'}
 
 # What the commands that are not run here are run by.
 RUN_ELSEWHERE = {
@@ -50,7 +52,8 @@ def program(words):
 STAND_INS = {'upernet': SEGMENTOR, 'semantic': SEGMENTOR, 'mask': DETECTOR, 'atmnet': CLASSIFIER, 'my': DETECTOR}
 CONFIG = re.compile(rf'(?:configs/)?({"|".join(STAND_INS)})_\w+\.py')
 
-COMMANDS = list(dict.fromkeys(shlex.join(words) for page in PAGES for words in commands(page)))
+APART = [page for page in PAGES if page.name not in IN_ORDER]
+COMMANDS = list(dict.fromkeys(shlex.join(words) for page in APART for words in commands(page)))
 # Those that are the same on stand-ins are run once.
 DISTINCT = {
     re.sub(r'work_dirs/\S+|checkpoints/\S+|CHECKPOINT', '', CONFIG.sub(r'\1', text)): text for text in COMMANDS
@@ -141,7 +144,7 @@ def test_links_and_paths(page):
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
-@pytest.mark.parametrize('page', [page for page in PAGES if fences(page, 'python')], ids=lambda page: page.name)
+@pytest.mark.parametrize('page', [page for page in APART if fences(page, 'python')], ids=lambda page: page.name)
 def test_examples_in_python(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')

@@ -34,8 +34,9 @@ class Backbone(BaseModule):
 
     Attributes of the class, which a subclass sets:
         TITLE: The network's name in messages and tables.
-        SIZES: The published sizes: short name -> arch. Its keys are those of a custom arch, its values show what is
-            expected: a list (of four whole numbers), a whole number, a float, or a word.
+        SIZES: The published sizes: short name -> arch. Its keys are those of a custom arch, `depths` and `channels`
+            among them, its values show what is expected: a list (of four whole numbers), a whole number, a float, or
+            a word.
         ALIASES: Other names of sizes -> short names.
         PARTS: What `parts` may replace: name -> class; None where the block does it itself. `build_stage` asks
             `self.part(name, i)` for the class to build.
@@ -173,7 +174,10 @@ class Backbone(BaseModule):
 
     @staticmethod
     def draw(module: nn.Module) -> None:
-        """Initialises one module's own parameters; PyTorch's initialisation stands where this does nothing."""
+        """Initialises one module's own parameters; PyTorch's initialisation stands where this does nothing.
+
+        It is called with every module of the network, those of a user's parts too.
+        """
 
     # What a subclass may write
 
@@ -182,7 +186,7 @@ class Backbone(BaseModule):
         """Raises an `InputError` for what keys and lengths of a custom arch do not show."""
 
     def init_parameters(self) -> None:
-        """Draws all parameters, when the network is built."""
+        """Draws all parameters, when the network is built. To initialise some otherwise, do it after `super()`'s."""
         self.apply(self.draw)
 
     def adapt(self, weights: dict[str, Tensor]) -> None:
