@@ -63,7 +63,7 @@ KNOWN = (
 # What stands between who causes a warning and its being printed.
 _BETWEEN = re.compile(
     r'(warnings|_py_warnings|typing_extensions|logging|importlib|pkg_resources|torch|mmengine\.logging|mmengine\.fileio|'
-    r'mmseg\.models\.builder|mmatm\.quiet)(\..*)?|'
+    r'mmseg\.models\.builder|mmatm\.utils\.quiet)(\..*)?|'
     r'_frozen_importlib(_external)?'
 )
 
