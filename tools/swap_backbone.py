@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a config that inherits another one and has ATMNet as its backbone, and says what changed and why."""
+"""Writes a config that inherits another one and has another backbone, and says what changed and why."""
 
 import argparse
 import shutil
@@ -10,12 +10,10 @@ from typing import Any
 
 from mmatm.config import load_config
 from mmatm.errors import InputError
-from mmatm.models import ATMNet
+from mmatm.models import DEFAULT_BACKBONE, backbones
 from mmatm.swap import Swap, base_name, swap_backbone, swapped_text
 from mmatm.swap.model_check import ModelCheckError, check_model
 from mmatm.utils.command_line import run
-
-SIZES = [*ATMNet.SIZES, *ATMNet.ALIASES]
 
 
 def account(swap: Swap) -> str:
@@ -29,28 +27,37 @@ def account(swap: Swap) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value in a few words."""
-    if isinstance(value, dict):
-        return value.get('type') or f'{len(value)} entries'
-    words = str(value)
+    """A value in a few words; a dict without a type by its keys."""
+    if isinstance(value, dict) and 'type' in value:
+        return value['type']
+    words = f'a dict of {", ".join(map(str, value)) or "nothing"}' if isinstance(value, dict) else str(value)
     return words if len(words) <= 60 else f'{words[:57]}...'
 
 
 def main() -> None:
+    sizes = '; '.join(f'{name} {", ".join([*kind.SIZES, *kind.ALIASES])}' for name, kind in backbones().items())
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmdet::retinanet/NAME.py')
-    parser.add_argument('--arch', default='t', choices=SIZES, metavar='SIZE', help=f'one of {", ".join(SIZES)}')
+    parser.add_argument(
+        '--backbone',
+        default=DEFAULT_BACKBONE,
+        metavar='TYPE',
+        help=f'the new one, by default {DEFAULT_BACKBONE}; one of your own by its name in a registry',
+    )
+    parser.add_argument('--arch', metavar='SIZE', help=f"by default the backbone's own; {sizes}")
     parser.add_argument('--weights', metavar='FILE', help='the ImageNet weights to start from')
-    parser.add_argument('--out', metavar='FILE', help='by default the name of CONFIG with _atmnet_SIZE, here')
+    parser.add_argument('--out', metavar='FILE', help='by default the name of CONFIG with _BACKBONE_SIZE, here')
     parser.add_argument('--check', action='store_true', help='build the model and run it on dummy inputs, on CPU')
     args = parser.parse_args()
 
-    out = Path(args.out or f'{Path(args.config).stem}_atmnet_{args.arch}.py')
-    if out.suffix != '.py':
+    out = args.out and Path(args.out)
+    if out and out.suffix != '.py':
         raise InputError(f'{out} is to be a config: give it the ending .py')
-    if not out.parent.is_dir():
+    if out and not out.parent.is_dir():
         raise InputError(f'there is no folder {out.parent} to write {out.name} into')
-    swap = swap_backbone(args.config, args.arch, args.weights)
+    swap = swap_backbone(args.config, args.arch, args.weights, args.backbone)
+    size = swap.arch if isinstance(swap.arch, str) else 'custom'
+    out = out or Path(f'{Path(args.config).stem}_{swap.name.lower()}_{size}.py')
     text = swapped_text(swap, base_name(args.config, swap.cfg, out.parent))
     if out.exists() and out.read_text() != text:
         raise InputError(f'{out} is there already, with something else in it; name another file with --out')

@@ -7,7 +7,11 @@ from .registered import backbone_class, backbones, published_links, published_we
 from .riformer import RIFormer
 from .stage import Stage
 
+# What commands and functions take that are given no backbone.
+DEFAULT_BACKBONE = 'mmatm.ATMNet'
+
 __all__ = [
+    'DEFAULT_BACKBONE',
     'ATMNet',
     'Backbone',
     'CASViT',

@@ -57,7 +57,7 @@ class ModelCheckError(Exception):
 
 
 def check_model(cfg: Config) -> CheckedModel:
-    """Builds the model of a config, predicts on a dummy inputs at small size, and computes the loss on two.
+    """Builds the model of a config, predicts on a dummy image of a small size, and computes the loss on two.
 
     Where the loss gives a parameter of the backbone no gradient, distributed training would stop: that is an error too,
     unless the config has `find_unused_parameters`.
@@ -138,7 +138,7 @@ def _run(model: nn.Module, size: int, may_be_unused: bool) -> CheckedModel:
             gradients = torch.autograd.grad(loss, [p for _, p in own], allow_unused=True)
             unused = [name for (name, _), gradient in zip(own, gradients, strict=True) if gradient is None]
             if unused:
-                raise RuntimeError(f'without gradient, which stops distributed training: {", ".join(unused)}')
+                raise RuntimeError(f'parameters without gradient, which stop distributed training: {", ".join(unused)}')
     except NotImplementedError:
         return CheckedModel(size, None, f'{type(model).__name__} does not train as a whole')
     except Exception as error:
@@ -148,7 +148,7 @@ def _run(model: nn.Module, size: int, may_be_unused: bool) -> CheckedModel:
 
 def _why_no_loss(model: nn.Module) -> str:
     if _is(model, 'mmdet.models', 'SemiBaseDetector'):
-        return 'it is of labelled and unlabelled images in several views'
+        return 'it trains on labelled and unlabelled images in several views, of which there are no dummy inputs'
     return ''
 
 
@@ -171,7 +171,7 @@ def _data(model: nn.Module, size: int, count: int, training: bool) -> dict:
         return _detection_data(model, size, count)
     if _is(model, 'mmpretrain', 'BaseClassifier'):
         return _classification_data(model, size)
-    raise InputError(f'no images can be made up for a {type(model).__name__}')
+    raise InputError(f'there are no dummy inputs for a {type(model).__name__}, which is no model of a known task')
 
 
 def _images(count: int, height: int, width: int) -> list[Tensor]:

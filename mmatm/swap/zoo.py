@@ -25,13 +25,13 @@ from mmengine.config import Config
 
 from mmatm.config import installed_configs, load_config
 from mmatm.errors import InputError
+from mmatm.models import Backbone
 from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.swap import NoMapsError, base_name, swap_backbone, swapped_text
 from mmatm.swap.model_check import ModelCheckError, check_model, checked_part
 from mmatm.version import __version__
 
 TOOLBOXES = ('mmdet', 'mmseg')
-ARCH = 'xt'
 _TIMEOUT = 600  # seconds, of a check
 _TOGETHER = 8
 RUNS = 'runs'
@@ -48,12 +48,12 @@ OUTCOMES = {
 }
 # Some configs need them.
 _OPTIONAL = ('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2')
-_HEAD = """# ATMNet in every config of mmdet and mmsegmentation
+_HEAD = """# {name} in every config of mmdet and mmsegmentation
 
-Written by `python tools/dev/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and run":
-the backbone was swapped for ATMNet-xT by a config of differences, which was read back and built a model that predicted
-and, where it trains as a whole, gave a finite loss, on dummy inputs on the CPU. "to be swapped and run" are the
-configs that pass the same check as they are, and whose backbone gives maps. Models that are the same shared a check.
+Written by `python tools/dev/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and run": the
+backbone was swapped for {name} of size {arch} by a config of differences, which was read back and built a model that
+predicted and, where it trains as a whole, had a finite loss, on dummy inputs on the CPU. "to be swapped and run":
+the config passes the same check as it is, and its backbone returns feature maps. Equal models shared a check.
 """
 
 
@@ -67,7 +67,7 @@ class Outcome:
         outcome: ``'run'``, ``'built'`` (but it did not run), ``'refused'`` or ``'failed'``.
         reason: Of all but ``'run'``: the refusal's message or the error.
         original: ``'runs'``, or the error with which the config as it is fails the same check.
-        gives_maps: Whether the old backbone gives maps.
+        gives_maps: Whether the old backbone returns feature maps.
     """
 
     config: str
@@ -106,11 +106,13 @@ def leaf_configs(toolbox: str) -> list[str]:
     return [f'{toolbox}::{name}' for name in names if '_base_/' not in name]
 
 
-def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
+def examine(name: str, backbone: str, arch: str, cache: Path, compare: bool = True) -> Outcome:
     """Swaps the backbone of a config, and checks the model with it and as it was.
 
     Args:
         name: Of the config.
+        backbone: The type of the new backbone.
+        arch: Its size.
         cache: A folder for the results of checks. Models that are the same share one.
         compare: Whether to check the config as it is too, or leave that empty.
     """
@@ -118,18 +120,18 @@ def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
         cfg = load_config(name)
     except Exception as error:
         return Outcome(name, '', 'failed', f'read: {_words(error)}', f'read: {_words(error)}', False)
-    backbone, outcome, reason, gives_maps = '', 'run', '', True
+    before, outcome, reason, gives_maps = '', 'run', '', True
     try:
-        swap = swap_backbone(cfg, ARCH)
+        swap = swap_backbone(cfg, arch, backbone=backbone)
         old = [change.old for change in swap.changes if change.path[-1] == 'backbone']
-        backbone = ', '.join(node['type'] for node in old)
+        before = ', '.join(node['type'] for node in old)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'swapped.py'
             path.write_text(swapped_text(swap, base_name(name, swap.cfg, path.parent)))
             written = load_config(str(path))
         if without_scope(written) != without_scope(swap.cfg):
             raise AssertionError('the file that was written is another config')
-        if swap_backbone(written, ARCH).changes:
+        if swap_backbone(written, arch, backbone=backbone).changes:
             raise AssertionError('swapping again changes something')
         reason = _check(written, cache)
         if reason:
@@ -143,7 +145,7 @@ def examine(name: str, cache: Path, compare: bool = True) -> Outcome:
         original, gives_maps = 'no model', False
     elif compare:
         original = _check(cfg, cache) or RUNS
-    return Outcome(name, backbone, outcome, reason, original, gives_maps)
+    return Outcome(name, before, outcome, reason, original, gives_maps)
 
 
 def without_scope(node: Any) -> Any:
@@ -196,11 +198,13 @@ def _words(error: BaseException) -> str:
 # All of them
 
 
-def examine_all(names: Sequence[str], folder: Path, jobs: int) -> Iterator[Outcome]:
+def examine_all(names: Sequence[str], backbone: str, arch: str, folder: Path, jobs: int) -> Iterator[Outcome]:
     """Examines configs, and goes on where it was stopped.
 
     Args:
         names: Of the configs.
+        backbone: The type of the new backbone.
+        arch: Its size.
         folder: Where the outcomes are kept, one JSON line each, and the checks of models.
         jobs: Processes, of one thread each.
 
@@ -210,9 +214,12 @@ def examine_all(names: Sequence[str], folder: Path, jobs: int) -> Iterator[Outco
     folder = folder.absolute()
     (folder / 'checks').mkdir(parents=True, exist_ok=True)
     path, of = folder / 'outcomes.jsonl', folder / 'environment.txt'
-    if of.exists() and of.read_text() != environment():
-        raise InputError(f'{folder} holds outcomes of another environment; give another folder with --work-dir')
-    of.write_text(environment())
+    now = f'{backbone} {arch}. {environment()}'
+    if of.exists() and of.read_text() != now:
+        raise InputError(
+            f'{folder} holds outcomes of another environment or backbone; give another folder with --work-dir'
+        )
+    of.write_text(now)
     kept = {outcome.config: outcome for outcome in read_outcomes(path)}
     path.write_text(''.join(map(_line, kept.values())))  # without a line that was cut short
     yield from (kept[name] for name in names if name in kept)
@@ -221,7 +228,7 @@ def examine_all(names: Sequence[str], folder: Path, jobs: int) -> Iterator[Outco
     tasks = [left[i : i + _TOGETHER] for i in range(0, len(left), _TOGETHER)]
     # New processes after some tasks: models leave memory behind.
     with get_context('spawn').Pool(jobs, _quiet, maxtasksperchild=10) as pool, path.open('a') as file:
-        for outcomes in pool.imap_unordered(partial(_examine_some, folder / 'checks'), tasks):
+        for outcomes in pool.imap_unordered(partial(_examine_some, backbone, arch, folder / 'checks'), tasks):
             for outcome in outcomes:
                 file.write(_line(outcome))
                 file.flush()
@@ -238,12 +245,12 @@ def _quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _examine_some(cache: Path, names: Sequence[str]) -> list[Outcome]:
+def _examine_some(backbone: str, arch: str, cache: Path, names: Sequence[str]) -> list[Outcome]:
     outcomes = []
     for name in names:
         os.chdir(installed_configs(name.split('::')[0]).parent)  # paths in configs begin there
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            outcomes.append(examine(name, cache))
+            outcomes.append(examine(name, backbone, arch, cache))
     return outcomes
 
 
@@ -277,9 +284,9 @@ def read_csv(path: Path) -> list[Outcome]:
         return [Outcome(**{**row, 'gives_maps': row['gives_maps'] == 'True'}) for row in csv.DictReader(file)]
 
 
-def render(outcomes: Sequence[Outcome], environment: str) -> str:
+def render(outcomes: Sequence[Outcome], backbone: type[Backbone], arch: str, environment: str) -> str:
     """The table of outcomes, as Markdown."""
-    lines = [_HEAD, environment, '']
+    lines = [_HEAD.format(name=backbone.__name__, arch=arch), environment, '']
     lines += ['| | configs |' + ''.join(f' {words} |' for words in OUTCOMES.values()) + ' to be swapped and run |']
     lines += ['|---' * (len(OUTCOMES) + 3) + '|']
     for toolbox in (*TOOLBOXES, 'both'):

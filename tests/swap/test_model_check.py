@@ -83,13 +83,14 @@ def test_weights_of_other_models_are_not_read(cfg):
         check_model(cfg)
 
 
-def test_weights_of_atmnet_are_read(cfg, tmp_path, monkeypatch):
-    read = []
-    monkeypatch.setattr('mmatm.models.atmnet.read_backbone', lambda path, prefix: (read.append(path) or {}, ''))
-    monkeypatch.setattr(ATMNet, 'load_state_dict', lambda *_, **__: None)
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='some.pth')
+def test_weights_of_the_backbone_are_read(cfg, tmp_path):
+    """They are infinite, and so is the loss."""
+    weights = {name: torch.full_like(weight, torch.inf) for name, weight in ATMNet(MINI).state_dict().items()}
+    torch.save({'state_dict': weights}, tmp_path / 'inf.pth')
     check_model(cfg)
-    assert read == ['some.pth']
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'inf.pth'))
+    with pytest.raises(ModelCheckError):
+        check_model(cfg)
 
 
 def test_leaves_the_config_as_it_is(cfg):
@@ -101,7 +102,7 @@ def test_leaves_the_config_as_it_is(cfg):
 def test_is_of_no_known_kind():
     cfg = load_config(DETECTOR)
     cfg.model = dict(type='mmdet.FPN', in_channels=[8], out_channels=8, num_outs=1)
-    with pytest.raises(ModelCheckError, match='no images can be made up for a FPN'):
+    with pytest.raises(ModelCheckError, match='no dummy inputs for a FPN'):
         check_model(cfg)
 
 

@@ -38,8 +38,11 @@ model = dict(
     )
     notes = '\n'.join(swap.notes)
     for words in (
-        'frozen_stages=1, norm_eval=True, norm_cfg of BN went with ResNet',
-        'optimizer SGD',
+        'model: not carried over from ResNet: frozen_stages=1, norm_eval=True, norm_cfg (BN). '
+        'ATMNet has its own defaults: frozen_stages=-1',
+        'model: ResNet has no drop path, so ATMNet keeps its default, drop_path_rate=0.1; '
+        'to change it, set model.backbone.drop_path_rate',
+        'the optimizer, SGD, and its learning rate stay as they were',
         'random weights',
     ):
         assert words in notes
@@ -171,7 +174,7 @@ def test_several_backbones():
     assert swap.cfg.model.detector.backbone.type == 'mmatm.ATMNet'
     assert swap.cfg.model.detector.init_cfg is None  # a whole detector's weights
     assert swap.cfg.model.reid.backbone.type == 'mmpretrain.ResNet'
-    assert any('model.reid is as it was' in note for note in swap.notes)
+    assert any('model.reid stays as it was' in note for note in swap.notes)
 
     twice = load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
     twice.model = dict(type='Pair', student=copy.deepcopy(twice.model), teacher=copy.deepcopy(twice.model))
@@ -251,12 +254,12 @@ def test_keys_of_heads_stay():
 def test_an_optimizer_of_another_form_is_told():
     cfg = load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
     cfg.optim_wrapper.constructor = 'MyConstructor'
-    assert any('optim_wrapper is as it was' in note for note in swap_backbone(cfg).notes)
+    assert any('optim_wrapper stays as it was' in note for note in swap_backbone(cfg).notes)
 
 
 def test_parts_of_the_method_that_go_are_told():
     notes = '\n'.join(swap_backbone('mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py').notes)
-    assert 'model: dcn of ResNet went, a part of this method' in notes
+    assert 'model: dcn of ResNet had a part in this method and went with it' in notes
 
 
 def test_weights_of_whole_models_go():
@@ -320,11 +323,14 @@ def test_imagenet_weights_fill_all_but_the_output_norms(tmp_path):
     ('name', 'message'),
     [
         ('mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py', 'last stage of ResNet .shared_head.'),
-        ('mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py', 'HourglassNet gives maps at strides 4, 4'),
-        ('mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py', 'feeds its maps back'),
+        (
+            'mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py',
+            'HourglassNet returns feature maps at strides 4, 4',
+        ),
+        ('mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py', 'feeds its feature maps back'),
         (
             'mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py',
-            'DDRNet gives one tensor',
+            'DDRNet returns one tensor',
         ),
         ('mmseg::dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512.py', 'class tokens'),
         ('mmseg::san/san-vit-b16_coco-stuff164k-640x640.py', 'no entry `backbone`'),
@@ -343,17 +349,19 @@ def test_bad_arguments():
         swap_backbone(name, 'huge')
     cfg = load_config(name)
     cfg.model.neck.in_channels = [1, 2, 3, 4]
-    with pytest.raises(InputError, match=r'nothing in model.neck says that it reads maps of \[64, 128, 256, 512\]'):
+    with pytest.raises(
+        InputError, match=r'nothing in model.neck says that it reads feature maps of \[64, 128, 256, 512\]'
+    ):
         swap_backbone(cfg, 'l')
     cfg = load_config('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py')
     cfg.model.decode_head = dict(type='MyHead', feat_dim=512)
-    with pytest.raises(InputError, match=r'nothing in model.decode_head says that it reads maps'):
+    with pytest.raises(InputError, match=r'nothing in model.decode_head says that it reads feature maps'):
         swap_backbone(cfg)
     with pytest.raises(InputError, match=r'or a dict, not 3'):
         swap_backbone(name, 3)
     cfg = load_config(name)
     cfg.model.backbone.type = 'NoSuchNet'
-    with pytest.raises(InputError, match=r'NoSuchNet does not run here.*NoSuchNet is not in'):
+    with pytest.raises(InputError, match=r'NoSuchNet could not be run on an RGB image.*NoSuchNet is not in'):
         swap_backbone(cfg)
 
 
@@ -443,8 +451,9 @@ def test_a_users_project(project, tool):
     told = tool('swap_backbone.py', *arguments, fresh=True, **environment)
     for words in (
         'model.auxiliary_head.in_channels: 1024 -> 320',
-        'weights of a model with the backbone before',
-        'frozen_stages=1, norm_cfg of SyncBN went with ResNetV1c',
+        'these are weights of a model with the old backbone',
+        'not carried over from ResNetV1c: frozen_stages=1, norm_cfg (SyncBN). ',
+        'optim_wrapper.paramwise_cfg.custom_keys: a dict of backbone.layer1, head -> a dict of head',
     ):
         assert words in told
     lines = told.splitlines()
@@ -491,7 +500,7 @@ def test_the_command_does_not_overwrite(tmp_path, monkeypatch, error_of):
     assert 'is there already' in error_of('swap_backbone.py', name, '--arch', 's')
     assert Path('retinanet_r18_fpn_1x_coco_atmnet_s.py').read_text() == 'mine'
     message = error_of('swap_backbone.py', 'mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py')
-    assert message.startswith('error: HourglassNet gives maps')
+    assert message.startswith('error: HourglassNet returns feature maps')
     assert 'give it the ending .py' in error_of('swap_backbone.py', name, '--out', 'x')
     assert 'there is no folder nowhere' in error_of('swap_backbone.py', name, '--out', 'nowhere/x.py')
     assert len(list(tmp_path.iterdir())) == 1

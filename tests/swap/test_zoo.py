@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from mmatm.errors import InputError
+from mmatm.models import ATMNet, CASViT
 from mmatm.swap import zoo
 from mmatm.swap.zoo import Outcome, examine, examine_all, leaf_configs, read_csv, render, write_csv
 
 DOCS = Path(__file__).parents[2] / 'docs'
+ATMNET = 'mmatm.ATMNet', 'xt'
 RUN = [
     'mmdet::atss/atss_r50_fpn_1x_coco.py',
     'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
@@ -72,7 +74,7 @@ SLOW = {
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RUN])
 def test_swapped_and_run(name, tmp_path):
-    outcome = examine(name, tmp_path, compare=False)
+    outcome = examine(name, *ATMNET, tmp_path, compare=False)
     assert (outcome.outcome, outcome.reason) == ('run', '')
 
 
@@ -93,7 +95,7 @@ def test_the_record_holds_every_config():
 def test_the_table_is_of_the_record():
     text = (DOCS / 'swap_zoo.md').read_text()
     environment = next(line for line in text.splitlines() if line.startswith('Seen with'))
-    assert render(read_csv(DOCS / 'swap_zoo.csv'), environment) == text
+    assert render(read_csv(DOCS / 'swap_zoo.csv'), ATMNet, 'xt', environment) == text
 
 
 def outcome(config, outcome, reason='', original='runs', gives_maps=True):
@@ -111,8 +113,10 @@ OUTCOMES = [
 
 
 def test_the_table():
-    lines = render(OUTCOMES, 'Seen with nothing.').splitlines()
+    lines = render(OUTCOMES, CASViT, 's', 'Seen with nothing.').splitlines()
+    assert any('swapped for CASViT of size s by' in line for line in lines)
     for line in (
+        '# CASViT in every config of mmdet and mmsegmentation',
         '| mmdet | 4 | 2 |  | 2 |  | 1 of 2, 50.0 % |',
         '| mmseg | 2 |  | 1 |  | 1 | 0 of 1, 0.0 % |',
         '| both | 6 | 2 | 1 | 2 | 1 | 1 of 3, 33.3 % |',
@@ -140,26 +144,28 @@ def test_goes_on_where_it_was_stopped(tmp_path, forks):
     lines = json.dumps(zoo.asdict(first)) + '\n' + '{"config": "mmdet::cut sho'
     (tmp_path / 'outcomes.jsonl').write_text(lines)
     other = 'mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py'
-    found = list(examine_all([other, first.config], tmp_path, 1))
+    found = list(examine_all([other, first.config], *ATMNET, tmp_path, 1))
     assert found[0] == first
     assert (found[1].config, found[1].outcome, found[1].gives_maps) == (other, 'refused', True)
-    again = list(examine_all([other, first.config], tmp_path, 1))
+    again = list(examine_all([other, first.config], *ATMNET, tmp_path, 1))
     assert {o.config: o for o in again} == {o.config: o for o in found}
 
 
 def test_outcomes_of_another_environment_are_not_taken_up(tmp_path, monkeypatch, forks):
     monkeypatch.setattr(zoo, 'environment', lambda: 'torch 1')
-    assert list(examine_all([], tmp_path, 1)) == []
+    assert list(examine_all([], *ATMNET, tmp_path, 1)) == []
+    with pytest.raises(InputError, match='of another environment or backbone'):
+        list(examine_all([], 'mmatm.CASViT', 'xs', tmp_path, 1))
     monkeypatch.setattr(zoo, 'environment', lambda: 'torch 2')
-    with pytest.raises(InputError, match='of another environment'):
-        list(examine_all([], tmp_path, 1))
+    with pytest.raises(InputError, match='of another environment or backbone'):
+        list(examine_all([], *ATMNET, tmp_path, 1))
 
 
 def test_models_that_are_the_same_share_a_check(tmp_path, monkeypatch):
     checked = []
     monkeypatch.setattr(zoo, 'check_model', checked.append)
     for name in ('retinanet_r50_fpn_1x_coco', 'retinanet_r50_fpn_2x_coco', 'retinanet_r101_fpn_1x_coco'):
-        assert examine(f'mmdet::retinanet/{name}.py', tmp_path).outcome == 'run'
+        assert examine(f'mmdet::retinanet/{name}.py', *ATMNET, tmp_path).outcome == 'run'
     # the two depths as they are, and the swapped one
     assert len(checked) == 3
 
@@ -169,13 +175,13 @@ def test_whose_defect_it_is(tmp_path, monkeypatch):
         raise zoo.ModelCheckError('loss', RuntimeError('/home/user/mmdet/x.py at 0x7f12 is bad'))
 
     monkeypatch.setattr(zoo, 'check_model', check)
-    found = examine('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', tmp_path)
+    found = examine('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', *ATMNET, tmp_path)
     assert found.outcome == 'built'
     assert found.reason == found.original == 'loss: RuntimeError: x.py at 0x... is bad'
     assert found.defect == 'the toolbox'
     assert not found.counts
     monkeypatch.setattr(zoo, 'check_model', lambda cfg: check(cfg) if cfg.model.backbone.type != 'ResNet' else None)
-    found = examine('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', tmp_path)
+    found = examine('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', *ATMNET, tmp_path)
     assert found.defect == 'mmatm'
     assert found.counts
 
@@ -200,7 +206,7 @@ def test_a_check_that_takes_too_long(tmp_path, monkeypatch):
     monkeypatch.setattr('mmatm.swap.model_check._run', run)
     monkeypatch.setattr('mmatm.swap.model_check._build', lambda cfg: None)
     monkeypatch.setattr(signal, 'alarm', alarms.append)
-    found = examine('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', tmp_path, compare=False)
+    found = examine('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', *ATMNET, tmp_path, compare=False)
     assert (found.outcome, found.reason) == ('built', 'forward: more than 600 s')
     assert sizes == [128]
     assert alarms == [600, 0]
@@ -208,12 +214,12 @@ def test_a_check_that_takes_too_long(tmp_path, monkeypatch):
 
 def test_a_config_that_cannot_be_read(tmp_path):
     name = 'mmdet::sort/faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17train.py'
-    found = examine(name, tmp_path)
+    found = examine(name, *ATMNET, tmp_path)
     assert (found.outcome, found.defect, found.counts) == ('failed', 'the toolbox', False)
 
 
 def test_the_command(tmp_path, tool, error_of):
     told = tool('dev/swap_zoo.py', '--only', 'mmdet::cornernet/*', '--work-dir', tmp_path, '--jobs', 1)
     assert '3 of 3' in told
-    assert 'HourglassNet gives maps at strides 4, 4' in told
+    assert 'HourglassNet returns feature maps at strides 4, 4' in told
     assert 'no config of mmdet or mmseg is called nonsense' in error_of('dev/swap_zoo.py', '--only', 'nonsense')
