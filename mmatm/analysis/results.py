@@ -14,7 +14,6 @@ from mmengine.logging import print_log
 
 from mmatm.datasets.data_check import leaves
 from mmatm.engine.recipe import NEUTRAL, differences, read_text
-from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.utils.environment import environment
 
 # Parts of options that are said elsewhere in the result, or decide nothing.
@@ -66,7 +65,7 @@ def write_result(
         metrics={name: float(value) for name, value in metrics.items() if isinstance(value, numbers.Number)},
         finished=_finished(meta, recipe),
         training=_training(Path(checkpoint).parent, meta),
-        environment={**environment(device), **installed([*UPSTREAM, *FORKS]), 'processes': processes},
+        environment={**environment(device), 'processes': processes},
         date=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     )
     path = Path(cfg.work_dir) / f'result_{Path(checkpoint).stem}{"_tta" if augmented else ""}.json'

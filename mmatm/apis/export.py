@@ -12,6 +12,7 @@ from torch import nn
 
 from mmatm.config import walk
 from mmatm.errors import InputError
+from mmatm.utils.files import whole_file
 
 from .onnx_check import Check, check_images, compare, median_ms, open_session
 from .onnx_graph import INPUT, RawOutputs, to_onnx
@@ -87,8 +88,7 @@ def export_onnx(model: BaseModel, path: Path, shape: tuple[int, int]) -> Exporte
         proto = graph.proto
         for key, value in metadata(model, size_divisor).items():
             proto.metadata_props.add(key=key, value=value)
-        unfinished = path.with_name(f'{path.name}.unfinished')
-        try:
+        with whole_file(path) as unfinished:
             onnx.save(proto, unfinished)
             onnx.checker.check_model(unfinished, full_check=True)
             session = open_session(unfinished)
@@ -101,9 +101,6 @@ def export_onnx(model: BaseModel, path: Path, shape: tuple[int, int]) -> Exporte
                 )
             feed = {INPUT: batches[0].numpy()}
             times = median_ms(lambda: raw(batches[0])), median_ms(lambda: session.run(None, feed))
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
     axes = {
         output.name: [axis.dim_param or axis.dim_value for axis in output.type.tensor_type.shape.dim]
         for output in proto.graph.output

@@ -2,8 +2,13 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from mmatm.utils.markdown import table
+
+_table = partial(table, aligned=True)  # they are read on the terminal too
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -51,15 +56,6 @@ def _level_table(level: str, entries: list[dict[str, Any]]) -> str:
             )
     head = ('problem', 'way', 'median ms', 'quartiles', 'repeats', 'times mmatm', 'peak MiB')
     return f'### {level.capitalize()}\n\n' + _table(head, rows)
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    rows = [tuple(head), *map(tuple, rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        '| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + ' |' for row in rows
-    ]
-    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]])
 
 
 def ratios(results: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import platform
 import re
 import signal
 import tempfile
@@ -26,10 +25,11 @@ from mmengine.config import Config
 from mmatm.config import installed_configs, load_config
 from mmatm.errors import InputError
 from mmatm.models import Backbone
-from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.swap import NoMapsError, base_name, swap_backbone, swapped_text
 from mmatm.swap.model_check import ModelCheckError, check_model, checked_part
-from mmatm.version import __version__
+from mmatm.utils.environment import versions
+from mmatm.utils.files import alone, whole_file
+from mmatm.utils.markdown import table
 
 TOOLBOXES = ('mmdet', 'mmseg')
 _TIMEOUT = 600  # seconds, of a check
@@ -50,10 +50,10 @@ OUTCOMES = {
 _OPTIONAL = ('lap', 'motmetrics', 'scikit-image', 'scikit-learn', 'timm', 'transformers', 'detectron2')
 _HEAD = """# {name} in every config of mmdet and mmsegmentation
 
-Written by `python tools/dev/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and run": the
-backbone was swapped for {name} of size {arch} by a config of differences, which was read back and built a model that
-predicted and, where it trains as a whole, had a finite loss, on dummy inputs on the CPU. "to be swapped and run":
-the config passes the same check as it is, and its backbone returns feature maps. Equal models shared a check.
+Written by `python tools/dev/swap_zoo.py`; every config's line is in [swap_zoo.csv](swap_zoo.csv). "swapped and
+run": the backbone was swapped for {name} of size {arch} by a config of differences, which was read back and built a
+model that predicted and, where it trains as a whole, had a finite loss, on dummy inputs on the CPU. "to be swapped and
+run": the config passes the same check as it is, and its backbone returns feature maps. Equal models shared a check.
 """
 
 
@@ -174,9 +174,9 @@ def _check(cfg: Config, cache: Path) -> str:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    whole = path.with_suffix(f'.{os.getpid()}')
-    whole.write_text(error)
-    whole.replace(path)  # or one that is cut short would be read as that of a model that runs
+    # One that is cut short would be read as that of a model that runs. All processes write into one folder.
+    with alone(cache), whole_file(path) as whole:
+        whole.write_text(error)
     return error
 
 
@@ -265,9 +265,7 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 def environment() -> str:
     """A line on what the outcomes depend on."""
-    versions = installed(['torch', *UPSTREAM, *FORKS, *_OPTIONAL])
-    found = [f'{package} {version}' for package, version in versions.items()]
-    return f'Seen with mmatm {__version__}, Python {platform.python_version()}, {", ".join(found)}.'
+    return f'Seen with {", ".join(f"{name} {version}" for name, version in versions(_OPTIONAL).items())}.'
 
 
 def write_csv(outcomes: Iterable[Outcome], path: Path) -> None:
@@ -286,29 +284,28 @@ def read_csv(path: Path) -> list[Outcome]:
 
 def render(outcomes: Sequence[Outcome], backbone: type[Backbone], arch: str, environment: str) -> str:
     """The table of outcomes, as Markdown."""
-    lines = [_HEAD.format(name=backbone.__name__, arch=arch), environment, '']
-    lines += ['| | configs |' + ''.join(f' {words} |' for words in OUTCOMES.values()) + ' to be swapped and run |']
-    lines += ['|---' * (len(OUTCOMES) + 3) + '|']
+    head, rows = ['', 'configs', *OUTCOMES.values()], []
     for toolbox in (*TOOLBOXES, 'both'):
         some = [o for o in outcomes if toolbox == 'both' or o.config.startswith(f'{toolbox}::')]
         due = [o for o in some if o.counts]
         ran = sum(o.outcome == 'run' for o in due)
         share = f'{ran} of {len(due)}, {100 * ran / len(due):.1f} %' if due else 'none'
-        lines.append(f'| {toolbox} | {len(some)} |{_numbers(some)} {share} |')
-    lines += ['', '## Refused', '', *_by_reason(outcomes, ['refused'], lambda o: o.reason)]
-    lines += ['', '## Not run', '', *_by_reason(outcomes, ['built', 'failed'], _whose)]
-    lines += ['', '## By method', '', '| | configs |' + ''.join(f' {words} |' for words in OUTCOMES.values())]
-    lines += ['|---' * (len(OUTCOMES) + 2) + '|']
+        rows.append([toolbox, len(some), *_numbers(some), share])
+    intro = _HEAD.format(name=backbone.__name__, arch=arch)
+    lines = [intro, environment, '', table([*head, 'to be swapped and run'], rows)]
+    lines += ['', '## Refused', '', _by_reason(outcomes, ['refused'], lambda o: o.reason)]
+    lines += ['', '## Not run', '', _by_reason(outcomes, ['built', 'failed'], _whose)]
     methods = defaultdict(list)
     for outcome in outcomes:
         methods[outcome.config.split('/')[0]].append(outcome)
-    lines += [f'| {method} | {len(some)} |{_numbers(some)}' for method, some in sorted(methods.items())]
+    rows = [[method, len(some), *_numbers(some)] for method, some in sorted(methods.items())]
+    lines += ['', '## By method', '', table(head, rows)]
     return '\n'.join(lines) + '\n'
 
 
-def _numbers(outcomes: Sequence[Outcome]) -> str:
+def _numbers(outcomes: Sequence[Outcome]) -> list[int | str]:
     counts = Counter(outcome.outcome for outcome in outcomes)
-    return ''.join(f' {counts[key] or ""} |' for key in OUTCOMES)
+    return [counts[key] or '' for key in OUTCOMES]
 
 
 def _whose(outcome: Outcome) -> str:
@@ -316,12 +313,11 @@ def _whose(outcome: Outcome) -> str:
     return f'{outcome.defect}: {outcome.reason}{before}'
 
 
-def _by_reason(outcomes: Sequence[Outcome], kinds: Sequence[str], reason: Callable[[Outcome], str]) -> list[str]:
+def _by_reason(outcomes: Sequence[Outcome], kinds: Sequence[str], reason: Callable[[Outcome], str]) -> str:
     by_reason = defaultdict(list)
     for outcome in outcomes:
         if outcome.outcome in kinds:
             by_reason[reason(outcome)].append(outcome.config)
-    lines = ['| configs | the first of them | reason |', '|---|---|---|']
-    for words, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines.append(f'| {len(names)} | {min(names)} | {words.replace("|", "/")} |')
-    return lines
+    most_first = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    rows = [[len(names), min(names), words.replace('|', '/')] for words, names in most_first]
+    return table(['configs', 'the first of them', 'reason'], rows)

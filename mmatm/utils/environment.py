@@ -1,21 +1,27 @@
 """What figures depend on, to be written down beside them."""
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmatm.stack import FORKS, UPSTREAM, installed
 from mmatm.version import __version__
 
 
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """The versions of mmatm, Python, PyTorch, MMEngine and the toolboxes, and of further packages, as far installed."""
+    own = dict(mmatm=__version__, python=platform.python_version(), torch=torch.__version__)
+    return {**own, **installed([*UPSTREAM, *FORKS, *more])}
+
+
 def environment(device: str) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The versions of packages, and what computes on a device, ``'cpu'`` or ``'cuda'``."""
     names = [line.split(':')[1].strip() for line in _cpu_info() if line.startswith('model name')]
     found = dict(
-        mmatm=__version__,
-        python=platform.python_version(),
-        torch=torch.__version__,
+        **versions(),
         cpu=names[0] if names else platform.processor(),
         threads=torch.get_num_threads(),
         capability=torch.backends.cpu.get_cpu_capability(),
