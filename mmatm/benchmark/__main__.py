@@ -1,4 +1,5 @@
-"""Measures ATMNet beside its DeformConv baseline and its peers: a table on the terminal, and everything as JSON."""
+"""Measures backbones beside their peers, and ATMNet's operation and mixer beside the DeformConv baseline: tables on the
+terminal, and everything as JSON."""
 
 import argparse
 import json
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 
+from mmatm.errors import InputError
+from mmatm.models import ATMNet, backbone_class, backbones
 from mmatm.utils.environment import environment
 
 from .measure import peak_memory, precision, profile, time_all
-from .problems import LEVELS, Problem, prepare, problems
+from .problems import ATMNET, LEVELS, Problem, prepare, problems
 from .report import markdown, ratios, split_docs, update_docs
 
-SIZES = ('xt', 't', 's', 'b', 'l')
 _TYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -29,17 +31,18 @@ def main(arguments: list[str] | None = None) -> None:
         precision=precision(args.device) if 'precision' in args.levels else [],
         profiles={},
     )
-    for problem in problems([level for level in LEVELS if level in args.levels], args.archs, args.device):
+    for problem in problems([level for level in LEVELS if level in args.levels], args.backbones, args.device):
         entry = measure(problem, args)
         report['results'].append(entry)
         figures = ', '.join(f'{way} {figures["median_ms"]:.2f} ms' for way, figures in entry['ways'].items())
         print(f'{problem}: {figures}', file=sys.stderr, flush=True)
     report['ratios'] = ratios(report['results'])
     if 'profile' in args.levels and args.device == 'cpu':
-        for training in (False, True):
-            problem = Problem('backbone', 't', 1, 512, 512, training)
-            run = prepare(problem, 'mmatm', args.device, _TYPES[args.autocast], args.compile)
-            report['profiles'][str(problem)] = profile(run)
+        for kind, arch in args.profiled:
+            for training in (False, True):
+                problem = Problem('backbone', arch, 1, 512, 512, training, backbone=kind)
+                run = prepare(problem, 'mmatm', args.device, _TYPES[args.autocast], args.compile)
+                report['profiles'][str(problem)] = profile(run)
 
     text = markdown(report)
     print(text)
@@ -57,8 +60,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     default = 'cuda' if torch.cuda.is_available() else 'cpu'
     levels = (*LEVELS, 'precision', 'profile')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default=default, help='default: %(default)s')
-    parser.add_argument('--levels', nargs='+', choices=levels, default=levels, help='what to measure; default: all')
-    parser.add_argument('--archs', nargs='+', choices=SIZES, default=SIZES, help='sizes; default: all')
+    parser.add_argument(
+        '--levels', nargs='+', choices=levels, help='what to measure; default: all, backbone with --backbones'
+    )
+    sizes = tuple(ATMNet.SIZES)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--archs', nargs='+', choices=sizes, default=sizes, help='sizes of ATMNet; default: all')
+    which.add_argument(
+        '--backbones', nargs='+', metavar='TYPE:ARCH', help='others, such as mmatm.CASViT:s mmatm.RIFormer:s12'
+    )
     parser.add_argument('--autocast', choices=_TYPES, help='default: none on the CPU, bf16 on a GPU')
     parser.add_argument('--compile', action='store_true', help='all ways through torch.compile')
     parser.add_argument('--seconds', type=float, default=20.0, help='for each problem, all ways; default: %(default)s')
@@ -67,6 +77,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU that PyTorch can use; leave --device out to measure the CPU')
+    args.profiled = [(ATMNET, 't')]
+    if args.backbones:
+        args.levels = args.levels or ('backbone',)
+        if not {'backbone', 'profile'} & set(args.levels):
+            parser.error('--backbones are measured at the levels backbone and profile; add one of them to --levels')
+        try:
+            args.backbones = args.profiled = [_backbone(entry) for entry in args.backbones]
+        except InputError as error:
+            parser.error(f'--backbones: {error}')
+    else:
+        args.levels = args.levels or levels
+        args.backbones = [(ATMNET, arch) for arch in args.archs]
     usual = 'bf16' if args.device == 'cuda' else 'none'
     args.autocast = args.autocast or usual
     args.name = '-'.join(
@@ -78,6 +100,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         except (OSError, ValueError) as error:
             parser.error(f'--docs: {error}')
     return args
+
+
+def _backbone(entry: str) -> tuple[str, str]:
+    """The type and the size that an argument names.
+
+    Raises:
+        InputError: There is no such backbone.
+    """
+    kind, _, arch = entry.partition(':')
+    found = backbone_class(kind)
+    if found is None:
+        known = ', '.join(f'mmatm.{name}' for name in backbones())
+        raise InputError(f'{kind} is no backbone of this project or of its kind; there are {known}')
+    if found.short_name(arch) is None:
+        sizes = ', '.join(f'{kind}:{size}' for size in found.SIZES)
+        raise InputError(f'{entry} has no size of {found.TITLE}; there are {sizes}')
+    return kind, found.short_name(arch)
 
 
 def measure(problem: Problem, args: argparse.Namespace) -> dict[str, Any]:

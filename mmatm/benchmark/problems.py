@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmatm.build import build_module
 from mmatm.models import ATMNet
 from mmatm.models.active_token_mixer import ActiveTokenMixer
 from mmatm.ops import axial_sample_stacked
@@ -14,6 +16,23 @@ from mmatm.ops import axial_sample_stacked
 from .deform_conv_baseline import sample_and_project, use_deform_conv
 
 LEVELS = ('operation', 'mixer', 'backbone')
+# What the ratios and the levels of one operation and one mixer are about.
+ATMNET = 'mmatm.ATMNet'
+# Backbones of the toolboxes, each with four maps, as a detector needs them.
+PEERS: dict[str, dict[str, Any]] = {
+    'Swin-T': dict(type='mmpretrain.SwinTransformer', arch='tiny', drop_path_rate=0.1, out_indices=(0, 1, 2, 3)),
+    'ConvNeXt-T': dict(
+        type='mmpretrain.ConvNeXt',
+        arch='tiny',
+        drop_path_rate=0.1,
+        out_indices=(0, 1, 2, 3),
+        gap_before_final_norm=False,
+    ),
+    'ResNet-50': dict(type='mmpretrain.ResNet', depth=50, out_indices=(0, 1, 2, 3)),
+    'PVTv2-B2': dict(
+        type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3], drop_path_rate=0.1
+    ),
+}
 _SPREAD = 3.0  # standard deviation of the offsets, in tokens
 
 
@@ -22,13 +41,14 @@ class Problem:
     """One thing to compute, on images of one size, in all the ways that can be compared.
 
     Attributes:
-        level: ``'operation'`` (axial sampling), ``'mixer'`` (one Active Token Mixer) or ``'backbone'``.
-        arch: A named size of ATMNet.
+        level: ``'operation'`` (ATMNet's axial sampling), ``'mixer'`` (one Active Token Mixer) or ``'backbone'``.
+        arch: A named size of the backbone.
         batch: Images at once.
         height: Of the images, in pixels.
         width: Of the images, in pixels.
         training: Forward and backward, else forward only, without gradients.
         stage: The stage of an operation or a mixer, from 0.
+        backbone: The backbone's `type`; ATMNet's at the other levels.
     """
 
     level: str
@@ -38,6 +58,7 @@ class Problem:
     width: int
     training: bool
     stage: int | None = None
+    backbone: str = ATMNET
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -46,12 +67,15 @@ class Problem:
             return 'mmatm', 'mmatm with FC', 'DeformConv baseline', 'copy'
         if self.level == 'mixer':
             return 'mmatm', 'DeformConv baseline'
+        if self.backbone != ATMNET:
+            return 'mmatm', *PEERS
         return 'mmatm', 'DeformConv baseline', *(PEERS if self.arch == 't' else ())
 
     def __str__(self) -> str:
         place = '' if self.stage is None else f', stage {self.stage + 1}'
         mode = 'training' if self.training else 'inference'
-        return f'{self.level} {self.arch}{place}, {self.batch} x {self.height}x{self.width}, {mode}'
+        network = self.arch if self.backbone == ATMNET else f'{self.backbone.rpartition(".")[2]} {self.arch}'
+        return f'{self.level} {network}{place}, {self.batch} x {self.height}x{self.width}, {mode}'
 
     def token_map(self) -> tuple[int, int, int, int, int]:
         """B, H, W, C and G of the stage."""
@@ -61,8 +85,14 @@ class Problem:
         return self.batch, rows, columns, channels, channels // arch['channels_per_offset'][self.stage]
 
 
-def problems(levels: Sequence[str], archs: Sequence[str], device: str) -> list[Problem]:
-    """All problems of some levels and sizes; batches fit the device."""
+def problems(levels: Sequence[str], backbones: Sequence[tuple[str, str]], device: str) -> list[Problem]:
+    """All problems of some levels; batches fit the device.
+
+    Args:
+        levels: Of `LEVELS`.
+        backbones: The `type` and size of those to measure at the level of whole backbones.
+        device: ``'cpu'`` or ``'cuda'``.
+    """
     batches = {'inference': {224: 64, 512: 16}, 'training': {224: 64, 512: 16}}
     if device == 'cpu':
         batches = {'inference': {224: 1, 512: 1}, 'training': {224: 4, 512: 1}}
@@ -70,12 +100,12 @@ def problems(levels: Sequence[str], archs: Sequence[str], device: str) -> list[P
     for level in levels:
         if level == 'backbone':
             found += [
-                Problem(level, arch, batches[mode][size], size, size, mode == 'training')
-                for arch in archs
+                Problem(level, arch, batches[mode][size], size, size, mode == 'training', backbone=kind)
+                for kind, arch in backbones
                 for size in (224, 512)
                 for mode in ('inference', 'training')
             ]
-            if device == 'cpu' and 't' in archs:
+            if device == 'cpu' and (ATMNET, 't') in backbones:
                 found.append(Problem(level, 't', 8, 224, 224, training=False))
         else:
             sizes = ((64, 64), (512, 512), (800, 1280)) if level == 'operation' else ((512, 512),)
@@ -170,33 +200,6 @@ def _build(
 
 def _backbone(problem: Problem, way: str) -> nn.Module:
     if way in PEERS:
-        return PEERS[way]()
-    model = ATMNet(problem.arch)
+        return build_module(PEERS[way])
+    model = build_module(dict(type=problem.backbone, arch=problem.arch))
     return use_deform_conv(model) if way == 'DeformConv baseline' else model
-
-
-def _swin_t() -> nn.Module:
-    from mmpretrain.models import SwinTransformer
-
-    return SwinTransformer('tiny', drop_path_rate=0.1, out_indices=(0, 1, 2, 3))
-
-
-def _convnext_t() -> nn.Module:
-    from mmpretrain.models import ConvNeXt
-
-    return ConvNeXt('tiny', drop_path_rate=0.1, out_indices=(0, 1, 2, 3), gap_before_final_norm=False)
-
-
-def _resnet_50() -> nn.Module:
-    from mmpretrain.models import ResNet
-
-    return ResNet(50, out_indices=(0, 1, 2, 3))
-
-
-def _pvtv2_b2() -> nn.Module:
-    from mmdet.models.backbones import PyramidVisionTransformerV2
-
-    return PyramidVisionTransformerV2(embed_dims=64, num_layers=[3, 4, 6, 3], drop_path_rate=0.1)
-
-
-PEERS = {'Swin-T': _swin_t, 'ConvNeXt-T': _convnext_t, 'ResNet-50': _resnet_50, 'PVTv2-B2': _pvtv2_b2}

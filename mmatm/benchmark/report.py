@@ -87,9 +87,10 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
         for way, figures in entry['ways'].items():
             if way == 'mmatm':
                 continue
-            found[f'{entry["name"]}: {way} slower'] = figures['median_ms'] / base['median_ms']
+            name = f'{entry["name"]}:'
+            found[f'{name} {way} slower'] = figures['median_ms'] / base['median_ms']
             if way == 'DeformConv baseline' and entry['training'] and figures.get('peak_mib'):
-                found[f"{entry['name']}: peak memory by the authors'"] = base['peak_mib'] / figures['peak_mib']
+                found[f"{name} peak memory by the DeformConv baseline's"] = base['peak_mib'] / figures['peak_mib']
     return found
 
 

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from conftest import ROOT
 
 from mmatm.benchmark import __main__ as command
-from mmatm.benchmark.problems import Problem, prepare, problems
-from mmatm.benchmark.report import ratios
+from mmatm.benchmark.problems import ATMNET, LEVELS, PEERS, Problem, prepare, problems
+from mmatm.benchmark.report import markdown, ratios, split_docs
+from mmatm.models import ATMNet
 
 TINY = [
     Problem('operation', 't', 2, 64, 96, training=True, stage=1),
@@ -59,7 +61,7 @@ def test_ratios_are_other_ways_by_ours():
             f'{name} DeformConv baseline slower than mmatm with FC': 2,
             f'{name} slower than a copy of the same bytes': 2,
             'backbone t, 1 x 512x512, training: DeformConv baseline slower': 4,
-            "backbone t, 1 x 512x512, training: peak memory by the authors'": 0.25,
+            "backbone t, 1 x 512x512, training: peak memory by the DeformConv baseline's": 0.25,
         }
     )
 
@@ -73,8 +75,39 @@ def test_copy_moves_the_bytes_of_the_operation():
     problem = Problem('operation', 't', 1, 64, 64, False, 0)
     b, h, w, c, groups = problem.token_map()
     assert (b, h, w, c, groups) == (1, 16, 16, 64, 32)
-    assert len(problems(['operation'], ['t'], 'cpu')) == 24
-    assert len(problems(['backbone'], ['t', 'l'], 'cpu')) == 9
+
+
+RECORD = json.loads((ROOT / 'docs/benchmarks_cpu.json').read_text())
+
+
+def test_the_page_shows_the_record():
+    """`update_docs` renders it anew if this fails."""
+    before, after = split_docs(ROOT / 'docs/benchmarks.md', 'cpu')
+    assert f'{before}\n{markdown(RECORD)}\n{after}' == (ROOT / 'docs/benchmarks.md').read_text()
+    assert RECORD['ratios'] == pytest.approx(ratios(RECORD['results']))
+
+
+def test_problems_are_those_of_the_record():
+    found = problems(LEVELS, [(ATMNET, arch) for arch in ATMNet.SIZES], 'cpu')
+    assert [(str(p), list(p.ways)) for p in found] == [(e['name'], list(e['ways'])) for e in RECORD['results']]
+
+
+def test_any_backbone_beside_the_peers():
+    args = command.parse(['--device', 'cpu', '--backbones', 'mmatm.CASViT:xs', 'mmatm.RIFormer:s12'])
+    found = problems(args.levels, args.backbones, 'cpu')
+    assert [str(p) for p in found[::4]] == [
+        'backbone CASViT xs, 1 x 224x224, inference',
+        'backbone RIFormer s12, 1 x 224x224, inference',
+    ]
+    assert {p.ways for p in found} == {('mmatm', *PEERS)}
+    default = command.parse(['--device', 'cpu', '--archs', 't'])
+    assert default.backbones == [(ATMNET, 't')]
+    assert set(default.levels) == {*LEVELS, 'precision', 'profile'}
+
+
+def test_other_backbones_run():
+    for kind, arch in (('mmatm.CASViT', 'xs'), ('mmatm.RIFormer', 's12')):
+        prepare(Problem('backbone', arch, 1, 64, 64, training=True, backbone=kind), 'mmatm', 'cpu', None, False)()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +116,10 @@ def test_copy_moves_the_bytes_of_the_operation():
         (['--docs', 'nowhere'], 'nowhere/benchmarks.md'),
         (['--docs', 'docs', '--device', 'cpu', '--compile'], 'no lines <!-- begin cpu-compiled -->'),
         (['--archs', 'huge'], "invalid choice: 'huge'"),
+        (['--archs', 't', '--backbones', 'mmatm.CASViT:s'], 'not allowed with'),
+        (['--backbones', 'mmatm.CASViT'], 'mmatm.CASViT has no size of CAS-ViT; there are mmatm.CASViT:xs, '),
+        (['--backbones', 'mmpretrain.ResNet:50'], 'mmpretrain.ResNet is no backbone of this project'),
+        (['--backbones', 'mmatm.CASViT:s', '--levels', 'mixer'], 'add one of them to --levels'),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):
