@@ -14,12 +14,13 @@ from torch import nn
 
 import golden_data
 import stand_ins
-from mmatm.analysis.tables import STREETS
+from mmatm.analysis.papers import own_rows, read_streets, read_tables
 from mmatm.build import build_model
 from mmatm.checkpoint import read_checkpoint
 from mmatm.datasets.shapes import SEMANTIC_CLASSES, SHAPES
 from mmatm.models import ATMNet
 
+STREETS = read_streets(ROOT / 'docs')['configs']
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 NAME = re.compile(
     r'((?P<method>\w+)_)?atmnet_(?P<size>xt|t|s|b|l)(_(?P<pixels>384))?(_(?P<schedule>\dx))?_(?P<data>ade20k|coco|in1k)'
@@ -275,10 +276,15 @@ def test_streets_configs_differ_in_the_model_only():
 def test_mim_finds_the_configs():
     """In the package, where mim looks."""
     folder = ROOT / 'mmatm/.mim'
-    (metafile,) = yaml.safe_load((folder / 'model-index.yml').read_text())['Import']
-    models = yaml.safe_load((folder / metafile).read_text())['Models']
-    assert [(folder / model['Config']).is_file() for model in models] == [True] * len(PAPERS)
-    assert {model['Name'] for model in models} == {Path(model['Config']).stem for model in models} == set(PAPERS)
+    imported = yaml.safe_load((folder / 'model-index.yml').read_text())['Import']
+    assert sorted(imported) == sorted(
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/**/metafile.yml')
+    )
+    models = [model for file in imported for model in yaml.safe_load((folder / file).read_text())['Models']]
+    assert all((folder / model['Config']).is_file() for model in models)
+    wanted = sorted(path for _, _, path in own_rows(read_tables(ROOT / 'docs')))
+    assert sorted(model['Config'] for model in models) == wanted
+    assert set(PAPERS) <= {model['Name'] for model in models} == {Path(model['Config']).stem for model in models}
     metrics = {name for model in models for name in model['Results'][0]['Metrics']}
     assert metrics
-    assert all(name == 'not published' or name.endswith(' (paper)') for name in metrics)
+    assert all(name == 'not published' or name.endswith((' (paper)', ' (MMPretrain)')) for name in metrics)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Writes the paper's tables beside what this project counts and measures: docs/results.md, docs/results.json and
-configs/metafile.yml. Results of tests are taken from the work_dirs; --run makes them."""
+"""Writes the papers' tables beside what this project counts and measures: docs/results.md, docs/results.json and the
+metafiles of the configs. Results of tests are taken from the work_dirs; --run makes them."""
 
 import argparse
 import json
@@ -9,18 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmatm.analysis.results import read_results
-from mmatm.analysis.tables import (
-    count_all,
-    find_checkpoint,
-    merge_results,
-    metafile,
-    missing,
-    own_rows,
-    read_tables,
-    record,
-    render,
-)
+from mmatm.analysis.metafile import metafile
+from mmatm.analysis.papers import by_paper, count_all, find_checkpoint, missing, own_rows, read_streets, read_tables
+from mmatm.analysis.results import merge_results, read_results
+from mmatm.analysis.tables import record, render
 from mmatm.errors import InputError
 from mmatm.utils.command_line import run
 
@@ -33,24 +25,35 @@ def main() -> None:
     parser.add_argument('--gpus', type=int, default=1, help='processes of a test, through dist_test.sh')
     parser.add_argument('--work-dirs', type=Path, default=ROOT / 'work_dirs')
     parser.add_argument('--checkpoints', type=Path, default=ROOT / 'checkpoints', help='folder of CONFIG_NAME.pth')
-    parser.add_argument('--out', type=Path, default=ROOT, help='folder to write docs/ and configs/metafile.yml into')
+    parser.add_argument(
+        '--count',
+        nargs='*',
+        metavar='WORD',
+        help='count only configs with one of these words in their names and those that docs/results.json has no counts '
+        'of, and keep its others; by default all are counted, which takes minutes',
+    )
+    parser.add_argument('--out', type=Path, default=ROOT, help='folder to write docs/ and configs/ into')
     args = parser.parse_args()
     args.work_dirs, args.checkpoints, args.out = (
         path.absolute() for path in (args.work_dirs, args.checkpoints, args.out)
     )
     os.chdir(ROOT)  # where the configs look for data
 
-    tables = read_tables(ROOT / 'docs/paper_tables.yml')
+    tables, streets = read_tables(ROOT / 'docs'), read_streets(ROOT / 'docs')
     failed = test_all(tables, args) if args.run else []
-    known = json.loads((ROOT / 'docs/results.json').read_text())['results']
-    results = merge_results(known, read_results(args.work_dirs))
-    for folder in ('docs', 'configs'):
-        (args.out / folder).mkdir(parents=True, exist_ok=True)
-    counts = count_all(tables)
-    (args.out / 'docs/results.json').write_text(json.dumps(record(tables, counts, results), indent=1) + '\n')
-    (args.out / 'docs/results.md').write_text(render(tables, counts, results))
-    (args.out / 'configs/metafile.yml').write_text(metafile(tables, counts))
-    print(f'written: {args.out}/docs/results.md, docs/results.json, configs/metafile.yml')
+    known = json.loads((ROOT / 'docs/results.json').read_text())
+    results = merge_results(known['results'], read_results(args.work_dirs))
+    kept = set() if args.count is None else {n for n in known['counts'] if not any(word in n for word in args.count)}
+    counts = count_all(tables, {name: known['counts'][name] for name in kept})
+    texts = {
+        'docs/results.json': json.dumps(record(tables, counts, results), indent=1) + '\n',
+        'docs/results.md': render(tables, streets, counts, results),
+        **{f'{paper["configs"]}/metafile.yml': metafile(own, counts) for paper, own in by_paper(tables)},
+    }
+    for name, text in texts.items():
+        (args.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (args.out / name).write_text(text)
+    print(f'written into {args.out}: {", ".join(texts)}')
     lines = missing(tables, args.checkpoints, args.work_dirs)
     if lines:
         print('not measured for want of:', *lines, sep='\n  ')
@@ -59,7 +62,7 @@ def main() -> None:
 
 
 def test_all(tables: list[dict], args: argparse.Namespace) -> list[str]:
-    """Tests every config of ATMNet with weights, and returns the commands that failed."""
+    """Tests every config of the tables with weights, and returns the commands that failed."""
     failed = []
     for table, row, path in own_rows(tables):
         checkpoint = find_checkpoint(row['config'], args.checkpoints, args.work_dirs)

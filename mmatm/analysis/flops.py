@@ -68,7 +68,7 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
 
     FLOPs are counted as fvcore does: the multiply-accumulates of convolutions, linear layers and matrix products, and
     a few for each value of norms and resizing, but not its one for pooling. Backbones are counted as they are defined,
-    however they are computed; ATMNet's sampling is not counted. The heads of a two-stage detector are counted
+    however they are computed; axial sampling is not counted. The heads of a two-stage detector are counted
     on 1000 proposals for boxes and 100 for masks, at each stage of a cascade.
 
     Args:

@@ -5,6 +5,7 @@ import json
 import logging
 import numbers
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +154,22 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             result = None
         if isinstance(result, dict) and 'changed' in result:
-            results.append(result)
+            # Earlier files say pictures.
+            data = {key.replace('pictures', 'images'): value for key, value in result['data'].items()}
+            results.append({**result, 'data': data})
         else:
             print_log(f'{path} is no result of this version of tools/test.py: left out', 'current', logging.WARNING)
     return results
+
+
+def merge_results(known: Iterable[dict], new: Iterable[dict]) -> list[dict]:
+    """Results of tests, the newest of each config with its options, checkpoint, data and augmentation."""
+    newest: dict[tuple[str, ...], dict] = {}
+    for result in sorted([*known, *new], key=lambda result: result['date']):
+        same = ('config', 'checkpoint_sha256', 'augmented', 'data', 'options', 'changed')
+        key = tuple(str(result[name]) for name in same)
+        newest[key] = result
+    return sorted(newest.values(), key=lambda result: (result['config'], result['date']))
 
 
 def summarize_training(folder: Path, last: int | None = None) -> dict[str, Any] | None:

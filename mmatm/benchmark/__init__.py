@@ -1,1 +1,1 @@
-"""Speed, memory and precision of ATMNet beside its DeformConv baseline and its peers: `python -m mmatm.benchmark`."""
+"""Speed, memory and precision of backbones beside their peers, and of their parts: `python -m mmatm.benchmark`."""

@@ -10,25 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from mmengine.config import Config
 
-from mmatm.analysis.results import _changed, identify, read_results, summarize_training, write_result
-from mmatm.analysis.tables import (
-    STREETS_SHA256,
-    find_checkpoint,
-    measured,
-    merge_results,
-    metafile,
-    missing,
-    read_tables,
-    record,
-    render,
-)
+from mmatm.analysis.metafile import metafile
+from mmatm.analysis.papers import by_paper, find_checkpoint, is_own, missing, read_streets, read_tables
+from mmatm.analysis.results import _changed, identify, merge_results, read_results, summarize_training, write_result
+from mmatm.analysis.tables import measured, record, render
+from mmatm.config import load_config
 from mmatm.engine.recipe import differences, read_text
+from mmatm.errors import InputError
 from mmatm.stack import FORKS, UPSTREAM, installed
 
-TABLES = read_tables(ROOT / 'docs/paper_tables.yml')
+TABLES = read_tables(ROOT / 'docs')
+STREETS = read_streets(ROOT / 'docs')
 UPERNET = next(table for table in TABLES if table['name'] == 'upernet')
 ROW = next(row for row in UPERNET['rows'] if row['model'] == 'ATMNet-T')
 
@@ -66,17 +62,91 @@ def result(**changes):
 def test_docs_are_what_the_record_gives():
     """Run tools/reproduce_tables.py if this fails."""
     found = json.loads((ROOT / 'docs/results.json').read_text())
-    assert (ROOT / 'docs/results.md').read_text() == render(TABLES, found['counts'], found['results'])
+    assert (ROOT / 'docs/results.md').read_text() == render(TABLES, STREETS, found['counts'], found['results'])
     assert found == json.loads(json.dumps(record(TABLES, found['counts'], found['results'])))
-    assert (ROOT / 'configs/metafile.yml').read_text() == metafile(TABLES, found['counts'])
+    for paper, tables in by_paper(TABLES):
+        assert (ROOT / paper['configs'] / 'metafile.yml').read_text() == metafile(tables, found['counts'])
 
 
 def test_all_sizes_are_in_every_table_and_all_configs_exist():
+    assert [paper['backbone'] for paper, _ in by_paper(TABLES)] == ['mmatm.ATMNet', 'mmatm.CASViT', 'mmatm.RIFormer']
     for table in TABLES:
-        assert {'ATMNet-xT', 'ATMNet-T', 'ATMNet-S', 'ATMNet-B', 'ATMNet-L'} <= {row['model'] for row in table['rows']}
+        assert set(table['paper']['sizes']) <= {row['model'] for row in table['rows']}
         for row in table['rows']:
-            if row['model'].startswith('ATMNet'):
-                assert (ROOT / f'configs/{row["config"]}.py').is_file()
+            if is_own(table, row):
+                cfg = load_config(str(ROOT / f'{table["paper"]["configs"]}/{row["config"]}.py'))
+                wanted = table['paper']['backbone'], table['paper']['sizes'][row['model']]
+                assert (cfg.model.backbone.type, cfg.model.backbone.arch) == wanted
+
+
+PAPER = """
+backbone: mmatm.CASViT
+configs: configs/casvit
+collection: {Name: CAS-ViT}
+sizes: {XS: xs, S: s, M: m, T: t}
+tables:
+- title: One
+  name: one
+  shape: [64, 64]
+  config: 'a_{size}'
+  task: Semantic Segmentation
+  dataset: Streets
+  metrics: [miou]
+  rows:
+  - {model: ResNet, miou: 1}
+  - {model: S, miou: 2.5}
+  - {model: S, size: 96, miou: 3}
+"""
+
+
+@pytest.fixture
+def docs(tmp_path):
+    (tmp_path / 'papers').mkdir()
+    (tmp_path / 'datasets.yml').write_text('Streets: {images: 3, metrics: {miou: [mIoU, mIoU], other: [x, y]}}')
+    (tmp_path / 'papers/a.yml').write_text(PAPER)
+    return tmp_path
+
+
+def test_rows_are_completed(docs):
+    (table,) = read_tables(docs)
+    assert [(row['model'], row.get('config'), row.get('miou')) for row in table['rows']] == [
+        ('XS', 'a_xs', None),
+        ('S', 'a_s', 2.5),
+        ('M', 'a_m', None),
+        ('T', 'a_t', None),
+        ('ResNet', None, 1),
+        ('S', 'a_s_96', 3),
+    ]
+    assert (table['images'], table['metrics'], table['source']) == (3, {'miou': ['mIoU', 'mIoU']}, 'paper')
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('task: Semantic Segmentation', 'tsak: x', r"a.yml, one: missing: \['task'\], unknown: \['tsak'\]"),
+        ('miou: 1', 'moiu: 1', r"a.yml, one, ResNet: missing: \[\], unknown: \['moiu'\]"),
+        ('[miou]', '[top1]', r"a.yml, one, metrics: missing: \[\], unknown: \['top1'\]"),
+        ('dataset: Streets', 'dataset: COCO', 'datasets.yml has no COCO; it has Streets'),
+        ('M: m, ', '', 'the sizes of mmatm.CASViT are xs, s, m, t'),
+        ('mmatm.CASViT', 'mmatm.CASVit', 'there is no backbone mmatm.CASVit'),
+        ('configs: configs/casvit\n', '', r"a.yml: missing: \['configs'\]"),
+    ],
+)
+def test_mistakes_in_a_file_are_told(docs, old, new, message):
+    (docs / 'papers/a.yml').write_text(PAPER.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_tables(docs)
+
+
+def test_figures_are_named_after_their_source(docs):
+    (docs / 'papers/a.yml').write_text(PAPER.replace('  name: one', '  name: one\n  source: MMPretrain'))
+    (table,) = read_tables(docs)
+    counts = {row['config']: dict(params=2_500_000, flops=7) for row in table['rows'] if is_own(table, row)}
+    models = yaml.safe_load(metafile([table], counts))['Models']
+    assert models[1]['Results'][0]['Metrics'] == {'mIoU (MMPretrain)': 2.5}
+    assert models[0]['Results'][0]['Metrics'] == {'not published': None}
+    assert models[0]['Config'] == 'configs/casvit/a_xs.py'
+    assert models[0]['Metadata'] == {'Parameters': 2_500_000, 'FLOPs': 7, 'Training Data': 'Streets'}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +179,7 @@ def test_measurements_in_the_tables():
     small = result(**small, metrics={'mIoU': 19.15, 'coco/bbox_mAP': -1.0})
     classifier = result(config='atmnet_t_in1k', data=IMAGENET, metrics={'accuracy/top1': 81.0})
     part = {**coco, 'data': {**coco['data'], 'objects': 30000}, 'metrics': {'coco/bbox_mAP': 0.11}}
-    text = render(TABLES, {}, [result(), coco, small, classifier, part])
+    text = render(TABLES, STREETS, {}, [result(), coco, small, classifier, part])
     assert text.count('| top-1 81.00 |') == 1
     assert f'| CocoDataset {part["data"]["images_sha256"][:8]} | 5000 |' in text
     assert text.count('| mIoU 46.40 |') == 1
@@ -137,7 +207,7 @@ TRAINING = {
 def test_streets_table_takes_full_trainings_of_all_seeds():
     street = {
         'config': 'upernet_r50_streets',
-        'data': {**data('BaseSegDataset', 101), 'images_sha256': STREETS_SHA256},
+        'data': {**data('BaseSegDataset', 101), 'images_sha256': STREETS['images_sha256']},
     }
     seeds = [
         result(**street, training={**TRAINING, 'seed': seed}, metrics={'mIoU': value})
@@ -145,7 +215,7 @@ def test_streets_table_takes_full_trainings_of_all_seeds():
     ]
     trial = result(**street, training=TRAINING, options={'train_cfg.max_iters': '2'}, metrics={'mIoU': 1.0})
     halfway = result(**street, training=TRAINING, finished=False, metrics={'mIoU': 2.0})
-    text = render(TABLES, {}, [*seeds, trial, halfway])
+    text = render(TABLES, STREETS, {}, [*seeds, trial, halfway])
     assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 64.0 | 1000 | a CPU |' in text
 
 
@@ -239,6 +309,23 @@ def test_result_file_holds_no_paths(tmp_path):
     assert '/home' not in text
     (tmp_path / 'result_other.json').write_text('[]')
     assert len(read_results(tmp_path)) == 2
+
+
+def test_results_of_earlier_versions_are_read(tmp_path):
+    """They say pictures."""
+    earlier = result()
+    digest = earlier['data']['images_sha256']
+    earlier['data'] = {
+        'type': 'ADE20KDataset',
+        'pictures': 2000,
+        'pictures_sha256': digest,
+        'annotations_sha256': None,
+        'objects': None,
+    }
+    (tmp_path / 'result_a.json').write_text(json.dumps(earlier))
+    (found,) = read_results(tmp_path)
+    assert found == result()
+    assert measured(UPERNET, ROW, [found]) == {'miou': 46.4}
 
 
 def of_training(note, **options):

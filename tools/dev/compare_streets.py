@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmatm.analysis.tables import STREETS
+from mmatm.analysis.papers import read_streets
 from mmatm.errors import InputError
 from mmatm.utils.command_line import run
 
@@ -26,7 +26,7 @@ def main() -> None:
         )
     work_dirs = args.work_dirs or ROOT / 'work_dirs'
     for seed in range(args.seeds):
-        for name in STREETS:
+        for name in read_streets(ROOT / 'docs')['configs']:
             config, work_dir = str(ROOT / f'configs/{name}.py'), work_dirs / f'{name}_seed{seed}'
             common = ['--work-dir', str(work_dir), '--cfg-options', *args.cfg_options, f'+randomness.seed={seed}']
             # What was interrupted goes on.
