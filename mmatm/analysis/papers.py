@@ -22,7 +22,7 @@ def read_tables(folder: Path) -> list[dict[str, Any]]:
     """Reads the tables of all backbones.
 
     Args:
-        folder: With `datasets.yml` and, for each backbone, a file in `papers/`, of the form that docs/configs.md tells of.
+        folder: With `datasets.yml` and, for each backbone, a file in `papers/` as docs/configs.md tells of.
 
     Returns:
         The tables in the files' order, with a row for every size of the backbone, also for those without a published
