@@ -20,7 +20,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 
 
 def find_module(name: str) -> object:
-    """What has a name in the registry of models of the default scope, or else in this project's; None if nothing has."""
+    """What has a name in the default scope's registry of models, or else in this project's; None if nothing has."""
     # In this order: MMPretrain has a RIFormer too, which is what its configs mean.
     with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
         return registry.get(name) or MODELS.module_dict.get(name)
