@@ -85,8 +85,9 @@ def missing_pretrained(model: dict) -> list[str]:
     for found in pretrained_weights(model, ('model',)):
         if found.file is None or '://' in found.file or Path(found.file).is_file():
             continue
-        size = found.backbone.short_name(found.node.get('arch')) if found.backbone else None
-        where = f'{published_weights(f"{found.backbone.__name__.lower()}_{size}_in1k")}. ' if size else ''
+        kind = found.backbone
+        size = kind.short_name(found.node.get('arch')) if kind else None
+        where = f'{published_weights(kind.imagenet_config(size))}. ' if size else ''
         way = '' if found.of_teacher else ', or train from random weights with --from-scratch'
         messages.append(
             f'the pretrained weights {found.file} are not there. {where}Put the file there, or name another one with '

@@ -12,7 +12,7 @@ from mmatm.errors import InputError
 from mmatm.utils.command_line import config_parser, run
 from mmatm.visualization.offsets import draw_distribution, draw_offsets, find_offset_layers
 from mmatm.visualization.panels import check_format, read_image, save_figure
-from mmatm.visualization.receptive_field import draw_receptive_field, find_backbone, find_layers
+from mmatm.visualization.receptive_field import draw_receptive_field, find_layers, require_backbone
 
 MODES = {
     'offsets': "where the channels of chosen tokens look along their row and column, the paper's Figure 5 (ATMNet)",
@@ -49,7 +49,7 @@ def main() -> None:
     check_format(out)
 
     model = load_model(load_config(args.config, args.cfg_options), args.checkpoint)
-    backbone = find_backbone(model)
+    backbone = require_backbone(model)
     find = find_layers if args.mode == 'receptive-field' else find_offset_layers
     names = list(find(backbone, args.layer))
     image = read_image(model, args.image, args.short_side)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmatm.build import build_model
 from mmatm.errors import InputError
+from mmatm.models import image_channels
 
 
 def _per_value(into: int = 0, out: int = 0) -> Callable[..., int]:
@@ -88,7 +89,7 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     counter = FlopCounterMode(display=False, custom_mapping=_RULES)
     try:
         with torch.no_grad(), counter:
-            run(torch.empty(1, 3, *shape, device='meta'))
+            run(torch.empty(1, image_channels(model), *shape, device='meta'))
     except (NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
         reason = str(error).partition('\n')[0]
         raise InputError(f'{type(model).__name__} cannot be counted without computing it: {reason}') from error

@@ -19,7 +19,7 @@ from mmatm.checkpoint import fill_model, read_checkpoint
 from mmatm.config import innermost_dataset
 from mmatm.datasets.data_check import check_images
 from mmatm.errors import InputError
-from mmatm.models.loading import containers, for_model
+from mmatm.models.whole_model import containers, for_model
 from mmatm.utils.quiet import init_weights
 
 _SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmatm.errors import InputError
-from mmatm.models import Backbone
+from mmatm.models import find_backbone, image_channels
 
 from .blame import refusal
 from .onnx_graph import INPUT, Graph, RawOutputs
@@ -51,7 +51,8 @@ def check_images(raw: RawOutputs, shape: tuple[int, int]) -> tuple[list[Tensor],
         InputError: The model does not run on images alone, or (H, W) is too small for three sizes.
     """
     height, width = shape
-    least = next((module.MIN_SIZE for module in raw.modules() if isinstance(module, Backbone)), 32)
+    backbone = find_backbone(raw)
+    least = backbone.MIN_SIZE if backbone else 32
     if min(shape) < least:
         raise InputError(
             f'the graph is checked on images of {least}x{least} pixels or more; {height}x{width} is too small'
@@ -62,7 +63,10 @@ def check_images(raw: RawOutputs, shape: tuple[int, int]) -> tuple[list[Tensor],
             tuple(-(-max(least, pixels) // divisor) * divisor for pixels in size)
             for size in (shape, (height * 3 // 4 - 1, width * 2 // 3 + 1), (height // 2 + 1, width - 3))
         ]
-        batches = [torch.randn(n, 3, *size, generator=generator) for n, size in zip((1, 3, 1), sizes, strict=True)]
+        batches = [
+            torch.randn(n, image_channels(raw), *size, generator=generator)
+            for n, size in zip((1, 3, 1), sizes, strict=True)
+        ]
         try:
             for images in batches:
                 raw(images)

@@ -37,7 +37,7 @@ from mmatm.engine.exact_resume import ExactResumeHook, number_batches, refuse_to
 from mmatm.engine.machines import announced, once_a_machine
 from mmatm.engine.progress_bar import progress_bar
 from mmatm.errors import InputError
-from mmatm.models.loading import containers, for_model
+from mmatm.models.whole_model import containers, for_model
 from mmatm.pretrained import pretrained_weights, without_pretrained
 from mmatm.registry import RUNNERS
 from mmatm.utils.files import whole_file

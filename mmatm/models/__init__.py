@@ -3,7 +3,16 @@
 from .atmnet import ATMNet
 from .backbone import Backbone
 from .casvit import CASViT
-from .registered import backbone_class, backbones, published_links, published_weights
+from .layers import DropPath
+from .loading import Published
+from .registered import (
+    backbone_class,
+    backbones,
+    find_backbone,
+    image_channels,
+    published_links,
+    published_weights,
+)
 from .riformer import RIFormer
 from .stage import Stage
 
@@ -15,10 +24,14 @@ __all__ = [
     'ATMNet',
     'Backbone',
     'CASViT',
+    'DropPath',
+    'Published',
     'RIFormer',
     'Stage',
     'backbone_class',
     'backbones',
+    'find_backbone',
+    'image_channels',
     'published_links',
     'published_weights',
 ]

@@ -225,15 +225,25 @@ class Backbone(BaseModule):
         name = cls.ALIASES.get(arch, arch) if isinstance(arch, str) else None
         return name if name in cls.SIZES else None
 
+    @classmethod
+    def imagenet_config(cls, size: str) -> str:
+        """The name of an ImageNet classifier's config, and of its checkpoint; a subclass has its parent's."""
+        publishing = next(kind for kind in cls.__mro__ if 'PUBLISHED' in vars(kind))
+        return f'{publishing.__name__.lower()}_{size}_in1k'
+
     def part(self, name: str, i: int) -> Any:
         """The class of a part of stage i: the user's, or that in `PARTS`."""
         return self._parts[name][i]
 
     @property
+    def changed_parts(self) -> list[str]:
+        """The parts that some stage has of another class than in `PARTS`."""
+        return [name for name, each in self._parts.items() if any(kind is not self.PARTS[name] for kind in each)]
+
+    @property
     def is_changed(self) -> bool:
         """Whether this is another network than those of this project: of a class of the user's, or with his parts."""
-        own = type(self).__module__.partition('.')[0] == __package__.partition('.')[0]
-        return not own or any(kind is not self.PARTS[name] for name, each in self._parts.items() for kind in each)
+        return type(self).__module__.partition('.')[0] != __package__.partition('.')[0] or bool(self.changed_parts)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Computes the feature pyramid.

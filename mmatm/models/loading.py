@@ -1,7 +1,7 @@
 """From a checkpoint to the parameters of a backbone: names, what may be missing, and what is refused."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmatm.checkpoint import CONTAINERS, ForeignWeightsError, brief, first_names, read_checkpoint
 from mmatm.errors import InputError
@@ -92,30 +92,6 @@ def read_backbone(path: str, published: Published | None, prefix: str | None = N
     return backbone, ', '.join(f'{name} ({count} tensors)' for name, count in rest.items())
 
 
-def containers(model: nn.Module) -> tuple[str, ...]:
-    """Where in a file the weights of a model are: as its backbone says, if that is one under the contract."""
-    published = [module.PUBLISHED for _, module in _backbones(model) if module.PUBLISHED]
-    return published[0].containers if published else CONTAINERS
-
-
-def for_model(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A whole model's weights under the names that its modules take; the authors' classifiers come without a prefix."""
-    for prefix, backbone in _backbones(model):
-        published = backbone.PUBLISHED
-        if prefix and published and published.signature in weights:
-            named = defaultdict(list)
-            for name, weight in weights.items():
-                named[published.head_name(name) or f'{prefix}.{name}'].append(weight)
-            return {name: found[0] if len(found) == 1 else sum(found) / len(found) for name, found in named.items()}
-    return dict(weights)
-
-
-def _backbones(model: nn.Module) -> list[tuple[str, 'Backbone']]:
-    from .backbone import Backbone
-
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Backbone)]
-
-
 def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allowed: Allowed) -> None:
     """Makes the weights below a prefix those of a backbone, in place, before they are copied into it.
 
@@ -138,7 +114,8 @@ def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allow
     backbone.adapt(given)
     if allowed.fit_stem:
         name = stem_weight(backbone)
-        if name in given:
+        if name in given and given[name].shape[1] != backbone.in_channels:
+            print_log(f'{backbone.TITLE}: {name} fitted from {given[name].shape[1]} channels of images', 'current')
             given[name] = fit_channels(given[name], backbone.in_channels)
     _check(backbone, given, allowed)
     state_dict.update({prefix + name: weight for name, weight in given.items()})
@@ -150,24 +127,28 @@ def _check(backbone: 'Backbone', given: dict[str, Tensor], allowed: Allowed) -> 
     if not set(given) & set(own):
         raise ForeignWeightsError(backbone.TITLE, f'their names are like {first_names(list(given))}')
     other = {name for name in given if name in own and given[name].shape != own[name].shape}
-    for name in list(given):
-        # What is of another shape is missing and unused at once.
-        if _matches(name, allowed.unused) and (name not in own or (name in other and _matches(name, allowed.missing))):
-            del given[name]
-            other.discard(name)
-    absent = [name for name in own if name not in given and not _may_be_missing(name)]
+    # What is of another shape is missing and unused at once.
+    may_go = {name for name in given if name not in own} | {name for name in other if _matches(name, allowed.missing)}
+    unused = [name for name in given if name in may_go and _matches(name, allowed.unused)]
+    other -= set(unused)
+    left = set(given) - set(unused)
+    absent = [name for name in own if name not in left and not _may_be_missing(name)]
     kinds = {
         'missing': [name for name in absent if not _matches(name, allowed.missing)],
-        'unknown': [name for name in given if name not in own],
+        'unknown': [name for name in given if name in left and name not in own],
         'of another shape': [name for name in own if name in other],
     }
     kinds = {kind: names for kind, names in kinds.items() if names}
     if kinds:
         size = f'{type(backbone).__name__} {backbone.size or "of a custom size"} {_depths(own)}'
-        message = f'weights of {_describe(backbone, given)} do not fill {size}. {brief(kinds)}'
-        raise InputError(message + _way_on(backbone, kinds))
-    if absent:
-        print_log(f'{backbone.TITLE}: not in the checkpoint, so as initialised: {", ".join(absent)}', 'current')
+        parts = f' with {", ".join(backbone.changed_parts)} of its own' if backbone.changed_parts else ''
+        message = f'weights of {_describe(backbone, given)} do not fill {size}{parts}. {brief(kinds)}'
+        raise InputError(message + _way_on(backbone, given, kinds))
+    for names, what in ((absent, 'not in the checkpoint, as initialised'), (unused, 'not used of the checkpoint')):
+        if names:
+            print_log(f'{backbone.TITLE}: {brief({what: names})}', 'current')
+    for name in unused:
+        del given[name]
 
 
 def _may_be_missing(name: str) -> bool:
@@ -182,10 +163,12 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _describe(backbone: 'Backbone', given: Mapping[str, Tensor]) -> str:
     """Names the network that weights belong to, by the sizes that have them."""
     fitting = []
+    stem = given.get(stem_weight(backbone))
+    channels = backbone.in_channels if stem is None else stem.shape[1]
     for size, arch in backbone.SIZES.items():
         if f'depths {arch["depths"]}' in _depths(given):
             with torch.device('meta'):
-                own = type(backbone)(size, in_channels=backbone.in_channels).state_dict()
+                own = type(backbone)(size, in_channels=channels).state_dict()
             shared = set(own) & set(given)
             fitting += [size] * all(own[name].shape == given[name].shape for name in shared)
     return f'{backbone.TITLE} {fitting[0] if fitting else "of a custom size"} {_depths(given)}'
@@ -197,11 +180,11 @@ def _depths(weights: Mapping[str, Tensor]) -> str:
     return f'(depths {[sum(block.startswith(f"stages.{i}.") for block in blocks) for i in range(4)]})'
 
 
-def _way_on(backbone: 'Backbone', kinds: Mapping[str, Sequence[str]]) -> str:
+def _way_on(backbone: 'Backbone', given: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> str:
     """What may be done about a mismatch that the user's own changes of the network lead to."""
     if kinds.get('of another shape') == [stem_weight(backbone)] and backbone.in_channels != 3:
         return f'. in_channels is {backbone.in_channels}: fit_stem=True in init_cfg fits the stem'
-    if backbone.is_changed and 'of another shape' not in kinds:
+    if backbone.is_changed and _depths(given) == _depths(backbone.state_dict()):
         return (
             '. If that is so because the network was changed, name them by patterns: allow_missing=[...] and '
             'allow_unused=[...] in init_cfg, ALLOW_MISSING and ALLOW_UNUSED in the class'

@@ -1,4 +1,6 @@
-"""The backbones that are registered, and where their authors publish checkpoints."""
+"""The backbones that are registered, those in a model, and where their authors publish checkpoints."""
+
+from torch import nn
 
 from mmatm.registry import MODELS, find_module
 from mmatm.utils.download import is_address
@@ -20,6 +22,17 @@ def backbone_class(kind: object) -> type[Backbone] | None:
 def backbones() -> dict[str, type[Backbone]]:
     """All registered backbones of this project, by the name of their class."""
     return {name: kind for name, kind in MODELS.module_dict.items() if backbone_class(kind)}
+
+
+def find_backbone(model: nn.Module) -> Backbone | None:
+    """The first backbone of this project in a model."""
+    return next((module for module in model.modules() if isinstance(module, Backbone)), None)
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: as its backbone says, if that is one of this project, else 3."""
+    backbone = find_backbone(model)
+    return backbone.in_channels if backbone else 3
 
 
 def published_links() -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmatm.build import build_module, model_config
 from mmatm.config import dicts
 from mmatm.errors import InputError
-from mmatm.models import Backbone
+from mmatm.models import Backbone, image_channels
 from mmatm.pretrained import PretrainedWeights, without_pretrained
 from mmatm.utils.quiet import init_weights
 
@@ -174,8 +174,8 @@ def _data(model: nn.Module, size: int, count: int, training: bool) -> dict:
     raise InputError(f'there are no dummy inputs for a {type(model).__name__}, which is no model of a known task')
 
 
-def _images(count: int, height: int, width: int) -> list[Tensor]:
-    return list(torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8))
+def _images(model: nn.Module, count: int, height: int, width: int) -> list[Tensor]:
+    return list(torch.randint(0, 256, (count, image_channels(model), height, width), dtype=torch.uint8))
 
 
 def _segmentation_data(model: nn.Module, size: int, count: int) -> dict:
@@ -191,13 +191,13 @@ def _segmentation_data(model: nn.Module, size: int, count: int) -> dict:
         sample.gt_sem_seg = PixelData(data=torch.randint(0, classes, (1, size, size)))
         sample.gt_edge_map = PixelData(data=torch.randint(0, 2, (1, size, size)))
         samples.append(sample)
-    return {'inputs': _images(count, size, size), 'data_samples': samples}
+    return {'inputs': _images(model, count, size, size), 'data_samples': samples}
 
 
 def _detection_data(model: nn.Module, size: int, count: int) -> dict:
     from mmdet.testing import demo_mm_inputs, demo_mm_proposals
 
-    shape = (3, size, size)
+    shape = (image_channels(model), size, size)
     # Some assigners take masks of models without them for something else.
     with_mask = any('mask' in name for name, _ in model.named_modules()) or _is(
         model, 'mmdet', 'SingleStageInstanceSegmentor'
@@ -242,6 +242,6 @@ def _classification_data(model: nn.Module, size: int) -> dict:
     return pseudo_collate(
         [
             {'inputs': image, 'data_samples': sample}
-            for image, sample in zip(_images(len(labels), height, width), samples, strict=True)
+            for image, sample in zip(_images(model, len(labels), height, width), samples, strict=True)
         ]
     )

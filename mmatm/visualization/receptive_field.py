@@ -14,23 +14,23 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmatm.errors import InputError
-from mmatm.models import Backbone, backbones
+from mmatm.models import Backbone, backbones, find_backbone
 
 from .panels import QUERY, InputImage, Point, panels
 
 
-def find_backbone(model: BaseModel) -> Backbone:
+def require_backbone(model: BaseModel) -> Backbone:
     """The first backbone of this project in a model.
 
     Raises:
         InputError: There is none.
     """
-    for module in model.modules():
-        if isinstance(module, Backbone):
-            return module
-    raise InputError(
-        f'the {type(model).__name__} of this config has none of the backbones of mmatm: {", ".join(backbones())}'
-    )
+    backbone = find_backbone(model)
+    if backbone is None:
+        raise InputError(
+            f'the {type(model).__name__} of this config has none of the backbones of mmatm: {", ".join(backbones())}'
+        )
+    return backbone
 
 
 def find_layers(backbone: Backbone, names: Sequence[str] | None = None) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from golden.fill_mixers import image
 from mmatm.models import RIFormer
-from mmatm.models.loading import for_model
+from mmatm.models.whole_model import for_model
 
 NETWORKS = [
     (name, network) for name, family in FAMILIES.items() if family.golden for network in family.numbers()['networks']
