@@ -17,7 +17,9 @@ BACKBONES = {
     for name in re.findall(r'^class (\w+)\(Backbone\):', text, re.M)
 }
 # All other files in models/ belong to one backbone.
-SHARED = {'mmatm.models', 'mmatm.models.backbone', 'mmatm.models.layers', 'mmatm.models.loading'}
+SHARED = {'mmatm.models', *(f'mmatm.models.{name}' for name in (
+    'backbone', 'layers', 'loading', 'options', 'registered', 'stage', 'whole_model'
+))}  # fmt: skip
 
 
 def fence(language: str) -> str:

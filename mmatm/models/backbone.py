@@ -186,8 +186,14 @@ class Backbone(BaseModule):
         """Raises an `InputError` for what keys and lengths of a custom arch do not show."""
 
     def init_parameters(self) -> None:
-        """Draws all parameters, when the network is built. To initialise some otherwise, do it after `super()`'s."""
+        """Draws all parameters, when the network is built; parts with an `init_parameters` draw theirs after that.
+
+        To initialise others otherwise, do it after `super()`'s.
+        """
         self.apply(self.draw)
+        for module in self.modules():
+            if module is not self and hasattr(module, 'init_parameters'):
+                module.init_parameters()
 
     def adapt(self, weights: dict[str, Tensor]) -> None:
         """Fits weights that depend on a size to this network, in place; their names are this network's."""

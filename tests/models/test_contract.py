@@ -353,6 +353,27 @@ def test_a_users_mixer_in_one_stage(name, x, tmp_path):
     }
 
 
+class Closed(nn.Module):
+    """A part that draws its own parameters."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+        self.linear = nn.Linear(channels, channels)
+
+    def init_parameters(self):
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.25)
+
+
+@each_backbone
+def test_parts_may_draw_their_own_parameters(name):
+    model = OWN[name](FAMILIES[name].tiny, parts=dict(mixer=Closed))
+    parts = [module for module in model.modules() if isinstance(module, Closed)]
+    assert len(parts) == sum(FAMILIES[name].tiny['depths'])
+    assert all((parameter == 0.25).all() for part in parts for parameter in part.parameters())
+
+
 @each_backbone
 def test_is_found_by_its_type(name):
     assert backbone_class(f'mmatm.{name}') is backbone_class(OWN[name]) is OWN[name]
