@@ -261,18 +261,18 @@ def test_refusals_before_work(monkeypatch, tmp_path):
 
 # The backbone alone
 
-STAGES = {'depths': [2, 2, 2, 2], 'channels': [8, 16, 16, 24], 'mlp_ratios': [2, 2, 2, 2]}
+STAGES = {'depths': [1, 1, 1, 1], 'channels': [8, 16, 16, 24], 'mlp_ratios': [2, 2, 2, 2]}
 
 
 @pytest.mark.parametrize(
-    ('kind', 'arch'),
-    [(ATMNet, MINI), (CASViT, STAGES), (RIFormer, {**STAGES, 'layer_scale': 1.0})],
+    ('kind', 'arch', 'stages'),
+    [(ATMNet, MINI, (0,)), (CASViT, STAGES, (0, 1)), (RIFormer, {**STAGES, 'layer_scale': 1.0}, (0, 1))],
     ids=['ATMNet', 'CASViT', 'RIFormer'],
 )
-def test_torch_onnx_export(kind, arch, tmp_path):
-    """By PyTorch's own function, without a config; two stages have all that a backbone has."""
+def test_torch_onnx_export(kind, arch, stages, tmp_path):
+    """By PyTorch's own function, without a config; the first stages only, as above."""
     torch.manual_seed(0)
-    check_torch_onnx_export(kind(arch, out_indices=(0, 1)).eval(), tmp_path)
+    check_torch_onnx_export(kind(arch, out_indices=stages).eval(), tmp_path)
 
 
 @pytest.mark.slow
