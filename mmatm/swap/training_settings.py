@@ -31,8 +31,8 @@ def carry_drop_path(swap: Swap, path: Keys, old: Mapping, built: BuiltBackbone) 
     own = options(swap.backbone).get('drop_path_rate')
     if not isinstance(rate, (int, float)):
         swap.notes.append(
-            f'{dotted(path)}: {old["type"]} has no drop path, so {swap.name} keeps its default, drop_path_rate={own}; '
-            f'to change it, set {dotted(key)}'
+            f'{dotted(path)}: {old["type"]} has no drop path; that of {swap.name} is {own} by default, set by '
+            f'{dotted(key)}'
         )
     elif own is None:
         swap.notes.append(
@@ -51,8 +51,8 @@ def note_what_went(swap: Swap, path: Keys, old: Mapping) -> None:
         own = options(swap.backbone)
         defaults = ', '.join(f'{key}={own[key]}' for key in unset if key in own)
         swap.notes.append(
-            f'{dotted(path)}: not carried over from {old["type"]}: {", ".join(habits)}. {swap.name} has its own '
-            f'defaults: {defaults}'
+            f'{dotted(path)}: not carried over from {old["type"]}: {", ".join(habits)}. {swap.name} has '
+            f'{defaults} by default'
         )
     method = [key for key in ('dcn', 'plugins', 'sac', 'conv_cfg') if old.get(key)]
     if method:

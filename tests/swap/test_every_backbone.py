@@ -37,7 +37,9 @@ def name(request):
 
 def test_in_a_detector(name):
     backbone, size, channels = small(name)
-    swap = swap_backbone(RETINANET, size, backbone=backbone)
+    cfg = load_config(RETINANET)
+    cfg.model.data_preprocessor.std = [1.0, 1.0, 1.0]
+    swap = swap_backbone(cfg, size, backbone=backbone)
     model = swap.cfg.model
     assert model.backbone == {'type': backbone, 'arch': size, 'out_indices': [1, 2, 3]}
     assert (list(model.neck.in_channels), model.neck.start_level) == (channels[1:], 0)
@@ -123,20 +125,18 @@ def test_drop_path_is_carried_over():
 
     swap = swap_backbone(RETINANET, backbone='mmatm.CASViT')
     assert 'drop_path_rate' not in swap.cfg.model.backbone
-    note = 'model: ResNet has no drop path, so CASViT keeps its default, drop_path_rate=0.0; to change it, set '
-    assert f'{note}model.backbone.drop_path_rate' in swap.notes
+    note = 'model: ResNet has no drop path; that of CASViT is 0.0 by default, set by model.backbone.drop_path_rate'
+    assert note in swap.notes
     # MMPretrain's ResNet has an option for it that is 0 by default.
     swap = swap_backbone(CLASSIFIER)
     assert 'drop_path_rate' not in swap.cfg.model.backbone
-    assert any('ATMNet keeps its default, drop_path_rate=0.1' in each for each in swap.notes)
+    assert any('that of ATMNet is 0.1 by default' in each for each in swap.notes)
 
 
 def test_frozen_stages_and_norm_eval_are_told():
     notes = '\n'.join(swap_backbone(RETINANET, backbone='mmatm.CASViT').notes)
-    assert (
-        'frozen_stages=1, norm_eval=True, norm_cfg (BN). CASViT has its own defaults: frozen_stages=-1, norm_eval=True'
-        in (notes)
-    )
+    habits = 'not carried over from ResNet: frozen_stages=1, norm_eval=True, norm_cfg (BN)'
+    assert f'{habits}. CASViT has frozen_stages=-1, norm_eval=True by default' in notes
 
 
 def test_sizes():

@@ -39,9 +39,8 @@ model = dict(
     notes = '\n'.join(swap.notes)
     for words in (
         'model: not carried over from ResNet: frozen_stages=1, norm_eval=True, norm_cfg (BN). '
-        'ATMNet has its own defaults: frozen_stages=-1',
-        'model: ResNet has no drop path, so ATMNet keeps its default, drop_path_rate=0.1; '
-        'to change it, set model.backbone.drop_path_rate',
+        'ATMNet has frozen_stages=-1 by default',
+        'model: ResNet has no drop path; that of ATMNet is 0.1 by default, set by model.backbone.drop_path_rate',
         'the optimizer, SGD, and its learning rate stay as they were',
         'random weights',
     ):
@@ -264,7 +263,7 @@ def test_parts_of_the_method_that_go_are_told():
 
 def test_weights_of_whole_models_go():
     name = 'mmdet::common/lsj-100e_coco-detection.py'
-    with pytest.raises(InputError, match='the config has no model'):
+    with pytest.raises(InputError, match='the config has no `model`'):
         swap_backbone(name)
     cfg = load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
     cfg.load_from = 'retinanet.pth'
