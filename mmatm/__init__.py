@@ -1,4 +1,4 @@
-"""ATMNet, the backbone of "Active Token Mixer" (AAAI 2023), for the OpenMMLab toolboxes."""
+"""Backbones of token mixers for dense prediction, for the OpenMMLab toolboxes."""
 
 from .stack import check_stack, find_forks_configs
 from .version import __version__
