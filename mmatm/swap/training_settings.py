@@ -11,6 +11,8 @@ from mmatm.swap.feature_maps import BuiltBackbone, build_and_run, options
 # Of images in RGB: what the weights of all backbones of this project expect.
 _IMAGENET = {'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
 _DEFAULT_CONSTRUCTOR = 'DefaultOptimWrapperConstructor'
+# Which asks whatever backbone there is.
+_OWN_CONSTRUCTOR = 'mmatm.LayerDecayOptimWrapperConstructor'
 _LAYER_DECAY = {'decay_rate', 'decay_type', 'layer_decay_rate', 'num_layers'}
 
 
@@ -124,13 +126,15 @@ def fit_optimizer(swap: Swap, parameters: Set[str], new: Set[str]) -> None:
     """
     wrapper = swap.cfg.get('optim_wrapper') or {}
     settings = wrapper.get('paramwise_cfg') or {}
-    if _LAYER_DECAY & set(settings):
+    constructor = wrapper.get('constructor', _DEFAULT_CONSTRUCTOR)
+    if _LAYER_DECAY & set(settings) and constructor != _OWN_CONSTRUCTOR:
         why = "its learning rates are by the old backbone's layers; norms and biases stay exempt from weight decay"
         kept = {key: value for key, value in settings.items() if key not in _LAYER_DECAY}
         swap.set(('optim_wrapper', 'constructor'), _DEFAULT_CONSTRUCTOR, why)
         settings = {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0, **kept}
         swap.set(('optim_wrapper', 'paramwise_cfg'), settings, why)
-    elif not wrapper.get('optimizer') or wrapper.get('constructor', _DEFAULT_CONSTRUCTOR) != _DEFAULT_CONSTRUCTOR:
+        swap.notes.append(f'layer decay went with the old backbone; {_OWN_CONSTRUCTOR} has it for this one too')
+    elif not wrapper.get('optimizer') or constructor not in (_DEFAULT_CONSTRUCTOR, _OWN_CONSTRUCTOR):
         swap.notes.append('optim_wrapper stays as it was: see whether it has settings for parts of the old backbone')
     keys = settings.get('custom_keys') or {}
     # Of one place in a model that has several, such as student.backbone.layer1, too.

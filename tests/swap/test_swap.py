@@ -223,6 +223,16 @@ def test_optimizer_settings_of_the_old_backbone_go():
     wrapper = swap.cfg.optim_wrapper
     assert wrapper.constructor == 'DefaultOptimWrapperConstructor'
     assert wrapper.paramwise_cfg == {'norm_decay_mult': 0.0, 'bias_decay_mult': 0.0}
+    assert any('mmatm.LayerDecayOptimWrapperConstructor' in note for note in swap.notes)
+
+
+def test_layer_decay_that_asks_the_backbone_stays():
+    cfg = load_config('mmseg::convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py')
+    cfg.optim_wrapper.constructor = 'mmatm.LayerDecayOptimWrapperConstructor'
+    cfg.optim_wrapper.paramwise_cfg = dict(layer_decay_rate=0.8)
+    swap = swap_backbone(cfg)
+    assert swap.cfg.optim_wrapper == cfg.optim_wrapper
+    assert not any('optim_wrapper' in note for note in swap.notes)
 
     name = 'mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco.py'
     before, after = (c.optim_wrapper.paramwise_cfg for c in (load_config(name), swap_backbone(name).cfg))
