@@ -380,7 +380,7 @@ def test_is_found_by_its_type(name):
     assert backbone_class('mmatm.NoSuchNet') is None
 
 
-def gradients_in_two(name, folder, rank, port):
+def gradients_in_two(name, folder, rank):
     import torch.distributed as dist
 
     dist.init_process_group('gloo')
@@ -393,21 +393,50 @@ def gradients_in_two(name, folder, rank, port):
     dist.destroy_process_group()
 
 
-@each_backbone
-def test_two_processes(name, tmp_path):
-    """Each process has one sample; both have the mean of the gradients."""
+def in_two(function, name, folder):
+    """Runs function(name, folder, rank) in two processes, which have to end well."""
     with free_port() as port:
         ranks = []
         for rank in '01':
             variables = {'RANK': rank, 'LOCAL_RANK': rank, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1'}
-            function = partial(gradients_in_two, name, tmp_path, rank, port)
-            ranks.append(start(function, tmp_path / f'{rank}.log', **variables, MASTER_PORT=f'{port}'))
+            call = partial(function, name, folder, rank)
+            ranks.append(start(call, folder / f'{rank}.log', **variables, MASTER_PORT=f'{port}'))
         try:
             ended = [wait(process) for process in ranks]
         finally:
             for process in ranks:
                 kill(process)
-    assert ended == [0, 0], [(tmp_path / f'{rank}.log').read_text() for rank in '01']
+    assert ended == [0, 0], [(folder / f'{rank}.log').read_text() for rank in '01']
+
+
+def load_in_two(name, folder, rank):
+    """Only the first process can read the checkpoint; neither can read the other one."""
+    import torch.distributed as dist
+
+    dist.init_process_group('gloo')
+    cfg = dict(type='Pretrained', checkpoint=str(folder / ('own.pth' if rank == '0' else 'elsewhere.pth')))
+    model = OWN[name](FAMILIES[name].tiny, init_cfg=cfg)
+    model.init_weights()
+    torch.save(model.state_dict(), folder / f'{rank}.pth')
+    absent = OWN[name](FAMILIES[name].tiny, init_cfg=dict(type='Pretrained', checkpoint=str(folder / 'absent.pth')))
+    with pytest.raises(InputError, match=r'there is no checkpoint .*absent\.pth'):
+        absent.init_weights()
+    dist.destroy_process_group()
+
+
+@each_backbone
+def test_one_of_two_processes_reads_the_checkpoint(name, tmp_path):
+    expected = tiny(name).state_dict()
+    torch.save(expected, tmp_path / 'own.pth')
+    in_two(load_in_two, name, tmp_path)
+    for rank in '01':
+        assert_close(torch.load(tmp_path / f'{rank}.pth'), expected, rtol=0, atol=0)
+
+
+@each_backbone
+def test_two_processes(name, tmp_path):
+    """Each process has one sample; both have the mean of the gradients."""
+    in_two(gradients_in_two, name, tmp_path)
     torch.manual_seed(0)
     model = tiny(name)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
