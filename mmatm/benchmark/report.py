@@ -1,4 +1,4 @@
-"""The figures as tables, for the terminal and for docs/benchmarks.md."""
+"""The figures as a chart and tables, for the terminal and for docs/benchmarks.md."""
 
 import math
 from collections.abc import Iterable
@@ -9,31 +9,53 @@ from typing import Any
 from mmatm.utils.markdown import table
 
 _table = partial(table, aligned=True)  # they are read on the terminal too
+_BAR = 40  # characters of the longest bar
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """All tables of a report, as `__main__` makes it."""
+    """The chart and all tables of a report, as `__main__` makes it: what the figures come to first."""
     settings = ', '.join(f'{key} {value}' for key, value in (report['environment'] | report['settings']).items())
     parts = [f'Seen with: {settings}.']
+    compared = [entry for entry in report['results'] if entry['level'] == 'backbone' and len(entry['ways']) > 2]
+    if compared:
+        parts.append(_chart(compared))
+    if report['ratios']:
+        rows = [(name, f'{value:.2f}') for name, value in report['ratios'].items()]
+        parts.append('### Ratios\n\n' + _table(('how many times', ''), rows))
     for level in ('operation', 'mixer', 'backbone'):
         entries = [entry for entry in report['results'] if entry['level'] == level]
         if entries:
             parts.append(_level_table(level, entries))
-    if report['ratios']:
-        rows = [(name, f'{value:.2f}') for name, value in report['ratios'].items()]
-        parts.append('### Ratios\n\n' + _table(('how many times', ''), rows))
     if report['precision']:
         keys = 'result', 'x_gradient', 'offset_gradient', 'network'
         rows = [
             (row['type'], *('' if row[key] is None else f'{row[key]:.1e}' for key in keys))
             for row in report['precision']
         ]
-        head = ('type', 'x_w, x_h', 'gradient by x', 'gradient by offset', 'ATMNet-T, last map')
+        head = ('type', 'x_w, x_h', 'gradient by x', 'gradient by offset', 'ATMNet-T, last feature map')
         parts.append('### Error against float64, 128x128 tokens\n\n' + _table(head, rows))
     for name, operators in report['profiles'].items():
         rows = [(o['operator'], str(o['calls']), f'{o["ms"]:.1f}', f'{o["share"]:.0%}') for o in operators]
         parts.append(f'### Profile: {name}\n\n' + _table(('operator', 'calls', 'ms', 'share'), rows))
     return '\n\n'.join(parts) + '\n'
+
+
+def _chart(entries: list[dict[str, Any]]) -> str:
+    """Bars of the times of all ways by mmatm's, for each problem."""
+    times = {
+        entry['name']: {way: ms['median_ms'] / entry['ways']['mmatm']['median_ms'] for way, ms in entry['ways'].items()}
+        for entry in entries
+    }
+    longest = max(value for ways in times.values() for value in ways.values())
+    width = max(len(way) for ways in times.values() for way in ways)
+    charts = []
+    for name, ways in times.items():
+        bars = [
+            f'  {way:{width}}  {"█" * max(1, round(_BAR * value / longest))} {value:.2f}' for way, value in ways.items()
+        ]
+        charts.append('\n'.join((name, *bars)))
+    text = '\n\n'.join(charts)
+    return f"### Time by mmatm's, shorter is faster\n\n```text\n{text}\n```"
 
 
 def _level_table(level: str, entries: list[dict[str, Any]]) -> str:

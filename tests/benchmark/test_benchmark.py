@@ -66,6 +66,19 @@ def test_ratios_are_other_ways_by_ours():
     )
 
 
+def test_chart_has_bars_as_long_as_the_times():
+    ways = {'mmatm': 2, 'DeformConv baseline': 8, 'peer': 1}
+    ways = {way: dict(median_ms=ms, quartiles_ms=(ms, ms), repeats=5) for way, ms in ways.items()}
+    entry = dict(level='backbone', name='backbone t', ways=ways)
+    text = markdown(dict(environment={}, settings={}, results=[entry], ratios={}, precision=[], profiles={}))
+    chart = text.split('```')[1].splitlines()
+    assert chart[2:] == [
+        '  mmatm                ██████████ 1.00',
+        '  DeformConv baseline  ████████████████████████████████████████ 4.00',
+        '  peer                 █████ 0.50',
+    ]
+
+
 @pytest.mark.parametrize('way', Problem('backbone', 't', 1, 224, 224, False).ways)
 def test_peers_run(way):
     prepare(Problem('backbone', 't', 1, 224, 224, False), way, 'cpu', None, False)()
