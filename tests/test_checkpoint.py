@@ -85,7 +85,9 @@ def test_own_classifier_starts_a_backbone(golden, classifier, tmp_path):
         for name, weight in source.state_dict().items():
             torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
     assert read_backbone(str(tmp_path / 'own.pth'))[1] == 'head (1 tensors)'
-    with pytest.raises(InputError, match=r"no name begins with 'encoder\.', but with \['backbone', 'head'\]"):
+    with pytest.raises(
+        InputError, match=r"no parameter's name begins with 'encoder\.'; the names begin with \['backbone', 'head'\]"
+    ):
         start(golden, tmp_path / 'own.pth', prefix='encoder')
 
 

@@ -269,7 +269,7 @@ def test_classifier_trains_and_is_the_start_weight_of_a_segmentor(tmp_path, shap
     assert metrics(tmp_path / 'classifier/work', 'result_epoch_1.json')[1] == 24
     start = f'+model.backbone.init_cfg.checkpoint={checkpoint}', '+model.backbone.init_cfg.type=Pretrained'
     output = tool('train.py', config, '--cfg-options', 'train_cfg.max_iters=1', *start)
-    assert re.search(rf'ATMNet: \d+ tensors from {checkpoint}; unused there: head', output)
+    assert re.search(rf'ATMNet: loaded \d+ tensors from {checkpoint}; not used from it: head', output)
 
 
 def test_get_flops(tool):

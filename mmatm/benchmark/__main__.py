@@ -112,7 +112,7 @@ def _backbone(entry: str) -> tuple[str, str]:
     found = backbone_class(kind)
     if found is None:
         known = ', '.join(f'mmatm.{name}' for name in backbones())
-        raise InputError(f'{kind} is no backbone of this project or of its kind; there are {known}')
+        raise InputError(f'{kind} is not a backbone of mmatm or a subclass of mmatm.models.Backbone; there are {known}')
     if found.short_name(arch) is None:
         sizes = ', '.join(f'{kind}:{size}' for size in found.SIZES)
         raise InputError(f'{entry} has no size of {found.TITLE}; there are {sizes}')

@@ -1,4 +1,4 @@
-"""ATMNet's blocks as its authors compute them, the baseline of the benchmarks.
+"""The DeformConv baseline of the benchmarks: ATMNet's blocks by deformable convolutions, as its authors wrote them.
 
 Sampling and the linear layer of a branch are one deformable convolution with a 1x1 kernel, which takes a row and a
 column offset for every channel: the offsets of a group are repeated for its channels, and the other axis is zeros.
@@ -10,7 +10,7 @@ from torchvision.ops import deform_conv2d
 from mmatm.models.active_token_mixer import ActiveTokenMixer, Mlp
 
 
-class AuthorsMixer(ActiveTokenMixer):
+class DeformConvMixer(ActiveTokenMixer):
     """`ActiveTokenMixer` with the same parameters and results, by `torchvision.ops.deform_conv2d`."""
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ class AuthorsMixer(ActiveTokenMixer):
         return self.proj(a_w * w + a_h * h + a_c * c)
 
 
-class AuthorsMlp(Mlp):
-    """`Mlp` with the same parameters and results, which keeps all of its maps for the backward pass."""
+class PlainMlp(Mlp):
+    """`Mlp` with the same parameters and results, which keeps all of its activations for the backward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_channels) -> (..., out_channels)."""
@@ -45,7 +45,7 @@ def sample_and_project(x: Tensor, offset: Tensor, fc_w: nn.Linear, fc_h: nn.Line
 
 
 def use_deform_conv(model: nn.Module) -> nn.Module:
-    """Makes every mixer and MLP of a model compute as the authors' do, in place; parameters stay."""
+    """Turns every mixer and MLP of a model into that of the baseline, in place; parameters stay."""
     for module in model.modules():
-        module.__class__ = {ActiveTokenMixer: AuthorsMixer, Mlp: AuthorsMlp}.get(type(module), type(module))
+        module.__class__ = {ActiveTokenMixer: DeformConvMixer, Mlp: PlainMlp}.get(type(module), type(module))
     return model

@@ -141,7 +141,7 @@ def precision(device: str) -> list[dict[str, Any]]:
     model = ATMNet('t').to(device).eval()
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, Block) and module.leader:
+            if isinstance(module, Block) and module.predicts_offsets:
                 module.offset_fc.weight.mul_(20)
     image = torch.randn(1, 3, 512, 512, generator=generator).to(device)
     rows = []

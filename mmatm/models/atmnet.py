@@ -19,17 +19,17 @@ from .stage import Stage
 
 
 class Block(nn.Module):
-    """A token mixer and an MLP, each on a LayerNorm and beside a shortcut. A leader also predicts the offsets.
+    """A token mixer and an MLP, each after a LayerNorm and with a shortcut; it may also predict the offsets.
 
     Args:
         channels: C.
         mlp_ratio: Hidden channels of the MLP by C.
         num_offsets: 2G, the offsets of a token.
-        leader: Whether this block predicts offsets, for itself and the blocks that follow.
+        predicts_offsets: Whether this block predicts offsets, for itself and the blocks that follow.
         drop_path_rate: Drop path of both shortcuts.
         mixer: Built with C; called with the normalised token map (B, H, W, C) and the offsets (B, H, W, 2G).
-        offset_predictor: Built with C and 2G; called with a leader's input (B, H, W, C) in place of LayerNorm and
-            linear layer.
+        offset_predictor: Built with C and 2G; called with the input (B, H, W, C) of an offset-predicting block, in
+            place of LayerNorm and linear layer.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class Block(nn.Module):
         channels: int,
         mlp_ratio: int,
         num_offsets: int,
-        leader: bool,
+        predicts_offsets: bool,
         drop_path_rate: float,
         mixer: type[nn.Module] = ActiveTokenMixer,
         offset_predictor: type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.leader = leader
-        if leader and offset_predictor:
+        self.predicts_offsets = predicts_offsets
+        if predicts_offsets and offset_predictor:
             self.offset_predictor = offset_predictor(channels, num_offsets)
-        elif leader:
+        elif predicts_offsets:
             self.offset_norm = nn.LayerNorm(channels)
             self.offset_fc = nn.Linear(channels, num_offsets)
         self.norm1 = nn.LayerNorm(channels)
@@ -56,7 +56,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def predict_offset(self, x: Tensor) -> Tensor:
-        """A leader's input (B, H, W, C) -> offsets (B, H, W, 2G) in tokens, never in autocast's type."""
+        """This block's input (B, H, W, C) -> offsets (B, H, W, 2G) in tokens, never in autocast's type."""
         # In bf16 an offset of 40 tokens would be off by up to an eighth of a token.
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             x = x.to(self.norm1.weight.dtype)
@@ -76,8 +76,8 @@ class ActiveStage(Stage):
     Args:
         downsample: As in `Stage`.
         position: A depthwise convolution, added before each prediction of offsets.
-        blocks: As `Block`; those that are leaders predict the offsets.
-        dilation: Tokens between those that the weights take for neighbours; offsets reach as much further.
+        blocks: As `Block`; those with `predicts_offsets` predict offsets for themselves and the blocks that follow.
+        dilation: Distance in tokens between the neighbours that a convolution reads; offsets are multiplied by it.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ActiveStage(Stage):
             x = convolve(self.downsample, x)
         offset = None
         for block in self.blocks:
-            if block.leader:
+            if block.predicts_offsets:
                 x = x + convolve(self.position, x)
                 offset = block.predict_offset(x)
                 if self.dilation > 1:
@@ -127,16 +127,16 @@ class ATMNet(Backbone):
             - ``channels_per_offset``: S, consecutive channels that share an offset; divides C;
             - ``offset_interval`` (one number): K, offsets are predicted anew every so many blocks.
         drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
-        out_indices: Stages, 0 to 3 or negative from the end, whose maps are returned, each through its own LayerNorm.
+        out_indices: Stages, 0 to 3 or negative from the end, whose feature maps are returned, each after its own norm.
             Stages after the last of them are not built.
-        output_stride: Pixels per token of the last stage, 32, or 16 or 8 for heads that want a dense map. Stages that
-            would be coarser do not downsample but are dilated: convolutions and offsets reach as far over the image
-            as before, with the same weights.
+        output_stride: Pixels per token of the last stage: 32, or 16 or 8 for heads that need a denser feature map.
+            Stages that would be coarser do not downsample but are dilated: with the same weights, convolutions and
+            offsets reach as far over the image as before.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
         with_cp: Recompute blocks in the backward pass: less memory, more time, the same gradients.
         in_channels: Channels of an image.
         parts: Classes to build with: ``block`` as `Block`, ``mixer`` as `ActiveTokenMixer`, ``offset_predictor`` in
-            place of a leader's LayerNorm and linear layer; see `Backbone`.
+            place of the LayerNorm and linear layer of an offset-predicting block; see `Backbone`.
         init_cfg: As in MMEngine. ``dict(type='Pretrained', checkpoint=PATH)`` takes the authors' checkpoints and this
             project's, whole models too, and refuses one that leaves any parameter but the output norms unset; see
             `Backbone` for what else it takes.
@@ -239,7 +239,7 @@ class ATMNet(Backbone):
 
     def build_stage(self, i: int, arch: Mapping[str, Any], rates: Sequence[float], dilation: int) -> Stage:
         channels, last = arch['channels'][i], len(rates) - 1
-        # A dilated stage does not downsample. The map before is denser than its weights expect too, by half as much.
+        # A dilated stage does not downsample. Its input is denser than its weights expect too, by half as much.
         stride, before = (2, 1) if dilation == 1 else (1, dilation // 2)
         downsample = (
             nn.Conv2d(arch['channels'][i - 1], channels, 3, stride, padding=before, dilation=before) if i else None
@@ -250,7 +250,7 @@ class ATMNet(Backbone):
                 channels,
                 arch['mlp_ratios'][i],
                 2 * channels // arch['channels_per_offset'][i],
-                leader=j % arch['offset_interval'] == 0 and j < last,
+                predicts_offsets=j % arch['offset_interval'] == 0 and j < last,
                 drop_path_rate=rate,
                 mixer=self.part('mixer', i),
                 offset_predictor=self.part('offset_predictor', i),

@@ -41,8 +41,9 @@ class Backbone(BaseModule):
         PARTS: What `parts` may replace: name -> class; None where the block does it itself. `build_stage` asks
             `self.part(name, i)` for the class to build.
         PUBLISHED: How the authors' checkpoints read, None if there are none.
-        NORM: Makes the norm of an output from its channels, None for raw maps.
-        CHANNELS_LAST: Whether stem and stages work on (B, H, W, C); the backbone turns the maps at both ends.
+        NORM: Makes the norm of an output from its channels; None for feature maps without a norm.
+        CHANNELS_LAST: Whether the stages work channels-last, on (B, H, W, C); the backbone permutes the axes after the
+            stem and for its outputs.
         OUTPUT_STRIDES: What `output_stride` may be.
         NO_DECAY: Endings of names of parameters that are exempt from weight decay beside norms and biases.
         MIN_SIZE: The smallest height and width of an image.
@@ -53,7 +54,7 @@ class Backbone(BaseModule):
     Args:
         arch: A size's name, or a dict with exactly the keys of the published sizes.
         drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
-        out_indices: Stages, 0 to 3 or negative from the end, whose maps are given out, each through its own norm.
+        out_indices: Stages, 0 to 3 or negative from the end, whose feature maps are returned, each after its own norm.
             Stages after the last of them are not built.
         output_stride: Pixels per token of the last stage. Stages that would be coarser do not downsample but are
             dilated, with the same weights.
@@ -148,7 +149,7 @@ class Backbone(BaseModule):
                 self.add_module(f'norm{i}', type(self).NORM(arch['channels'][i]))
         self.init_parameters()
         if self.CHANNELS_LAST:
-            # Else convolutions turn their weights around in every pass, and distributed training copies gradients.
+            # Else convolutions convert their weights in every pass, and distributed training copies gradients.
             self.to(memory_format=torch.channels_last)
         for module in self._frozen():
             module.requires_grad_(False)
@@ -157,7 +158,7 @@ class Backbone(BaseModule):
     # What a subclass writes
 
     def build_stem(self, arch: Mapping[str, Any]) -> nn.Module:
-        """Makes the module from an image (B, in_channels, H, W) to the map of stage 0 before its blocks."""
+        """Makes the module from images (B, in_channels, H, W) to the feature map that the blocks of stage 0 take."""
         raise NotImplementedError
 
     def build_stage(self, i: int, arch: Mapping[str, Any], rates: Sequence[float], dilation: int) -> Stage:
@@ -167,8 +168,8 @@ class Backbone(BaseModule):
             i: Its number, 0 to 3.
             arch: As in `SIZES`.
             rates: Drop path of each of its blocks.
-            dilation: Tokens between those that its weights take for neighbours. Above 1, the stage has the resolution
-                of the one before. Only backbones with several `OUTPUT_STRIDES` see others than 1.
+            dilation: Distance in tokens between the neighbours that a convolution reads. Above 1, the stage has the
+                resolution of the one before. Only backbones with several `OUTPUT_STRIDES` get other values than 1.
         """
         raise NotImplementedError
 
@@ -186,9 +187,9 @@ class Backbone(BaseModule):
         """Raises an `InputError` for what keys and lengths of a custom arch do not show."""
 
     def init_parameters(self) -> None:
-        """Draws all parameters, when the network is built; parts with an `init_parameters` draw theirs after that.
+        """Initialises all parameters when the network is built; then parts with an `init_parameters` do theirs.
 
-        To initialise others otherwise, do it after `super()`'s.
+        To initialise some of them differently, call `super().init_parameters()` first.
         """
         self.apply(self.draw)
         for module in self.modules():
@@ -258,7 +259,7 @@ class Backbone(BaseModule):
             images: (B, C, H, W), floating and normalised, C `in_channels`, H and W of `MIN_SIZE` or more.
 
         Returns:
-            For each of `out_indices` a feature map (B, C', H', W'); H' and W' are about the image's by `out_strides`.
+            A feature map (B, C', H', W') for each of `out_indices`; H' and W' are about H and W by `out_strides`.
 
         Raises:
             InputError: Wrong number of axes or channels, integer type, too small.
@@ -298,7 +299,7 @@ class Backbone(BaseModule):
             InputError: The network is fused.
         """
         if mode and self.is_fused:
-            raise InputError(f'this {self.TITLE} is fused for inference; to train it, build it anew')
+            raise InputError(f'this {self.TITLE} is fused for inference and cannot be trained; build a new one')
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -309,7 +310,7 @@ class Backbone(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Loads the checkpoint that `init_cfg` names, if any; the constructor has drawn the parameters already.
+        """Loads the checkpoint that `init_cfg` names, if any; the constructor has initialised the parameters already.
 
         Of several processes the first reads it, and hands the weights on.
         """
@@ -350,7 +351,7 @@ class Backbone(BaseModule):
             raise InputError(f'{checkpoint}: {error}') from None
         finally:
             self._allowed = allowed
-        return f'{len(weights)} tensors from {checkpoint}; unused there: {rest or "none"}'
+        return f'loaded {len(weights)} tensors from {checkpoint}; not used from it: {rest or "none"}'
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Every way of loading passes here: init_cfg, load_from, resume, load_state_dict.

@@ -20,7 +20,7 @@ def _depthwise(channels: int) -> nn.Conv2d:
 
 
 class Gate(nn.Module):
-    """Weights a map by position, then by channel: the paper's context mapping of queries and keys."""
+    """Weights a feature map by position, then by channel: the paper's context mapping of queries and keys."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class AdditiveTokenMixer(nn.Module):
 
 
 class Block(nn.Module):
-    """A local convolution, a token mixer and an MLP, each beside a shortcut, the latter two on a batch norm.
+    """A local convolution, a token mixer and an MLP, each with a shortcut, the latter two after a batch norm.
 
     Args:
         channels: C.
         mlp_ratio: Hidden channels of the MLP by C.
         drop_path_rate: Drop path of mixer and MLP.
-        mixer: Built with C; called with the normalised map (B, C, H, W).
+        mixer: Built with C; called with the normalised feature map (B, C, H, W).
     """
 
     def __init__(

@@ -23,5 +23,5 @@ class DropPath(nn.Module):
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution on a token map (B, H, W, C), channels last in memory before and after."""
+    """A convolution on a token map (B, H, W, C), channels-last in memory before and after."""
     return conv(x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)

@@ -86,16 +86,18 @@ def read_backbone(path: str, published: Published | None, prefix: str | None = N
     }
     if not backbone:
         raise InputError(
-            f"{path}: no name begins with '{prefix}', but with {sorted({n.split('.')[0] for n in weights})}"
+            f"{path}: no parameter's name begins with '{prefix}'; the names begin with "
+            f'{sorted({n.split(".")[0] for n in weights})}'
         )
     rest = Counter(name.split('.')[0] for name in weights if name.removeprefix(prefix) not in backbone)
     return backbone, ', '.join(f'{name} ({count} tensors)' for name, count in rest.items())
 
 
 def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allowed: Allowed) -> None:
-    """Makes the weights below a prefix those of a backbone, in place, before they are copied into it.
+    """Turns the weights below a prefix into those of a backbone, in place, before they are copied into it.
 
-    The authors' names become its own, sizes are fitted, and what belongs to levels that it does not have goes.
+    The authors' names become its own, weights that depend on a size are fitted, and those of stages that it does not
+    have are dropped.
 
     Raises:
         InputError: Names parameters that are missing, unknown or of another shape, the first of each.
@@ -115,14 +117,17 @@ def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allow
     if allowed.fit_stem:
         name = stem_weight(backbone)
         if name in given and given[name].shape[1] != backbone.in_channels:
-            print_log(f'{backbone.TITLE}: {name} fitted from {given[name].shape[1]} channels of images', 'current')
+            print_log(
+                f'{backbone.TITLE}: fitted {name} from {given[name].shape[1]} to {backbone.in_channels} image channels',
+                'current',
+            )
             given[name] = fit_channels(given[name], backbone.in_channels)
     _check(backbone, given, allowed)
     state_dict.update({prefix + name: weight for name, weight in given.items()})
 
 
 def _check(backbone: 'Backbone', given: dict[str, Tensor], allowed: Allowed) -> None:
-    """Refuses weights that do not fill a backbone, and takes those out, in place, that it may do without."""
+    """Refuses weights that do not fill a backbone, and removes, in place, those that may stay unused."""
     own = backbone.state_dict()
     if not set(given) & set(own):
         raise ForeignWeightsError(backbone.TITLE, f'their names are like {first_names(list(given))}')
@@ -144,7 +149,10 @@ def _check(backbone: 'Backbone', given: dict[str, Tensor], allowed: Allowed) -> 
         parts = f' with {", ".join(backbone.changed_parts)} of its own' if backbone.changed_parts else ''
         message = f'weights of {_describe(backbone, given)} do not fill {size}{parts}. {brief(kinds)}'
         raise InputError(message + _way_on(backbone, given, kinds))
-    for names, what in ((absent, 'not in the checkpoint, as initialised'), (unused, 'not used of the checkpoint')):
+    for names, what in (
+        (absent, 'not in the checkpoint, left as initialised'),
+        (unused, 'in the checkpoint, not used'),
+    ):
         if names:
             print_log(f'{backbone.TITLE}: {brief({what: names})}', 'current')
     for name in unused:
@@ -186,8 +194,8 @@ def _way_on(backbone: 'Backbone', given: Mapping[str, Tensor], kinds: Mapping[st
         return f'. in_channels is {backbone.in_channels}: fit_stem=True in init_cfg fits the stem'
     if backbone.is_changed and _depths(given) == _depths(backbone.state_dict()):
         return (
-            '. If that is so because the network was changed, name them by patterns: allow_missing=[...] and '
-            'allow_unused=[...] in init_cfg, ALLOW_MISSING and ALLOW_UNUSED in the class'
+            '. If you changed the network on purpose, list these names as patterns: allow_missing=[...] and '
+            'allow_unused=[...] in init_cfg, or ALLOW_MISSING and ALLOW_UNUSED in the class'
         )
     return ''
 

@@ -19,7 +19,9 @@ def check_arch(arch: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str,
     """
     missing, extra = sorted(set(example) - set(arch)), sorted(set(arch) - set(example))
     if missing or extra:
-        raise InputError(f'a custom arch has exactly the keys {sorted(example)}; missing: {missing}, unknown: {extra}')
+        raise InputError(
+            f'a custom arch must have exactly the keys {sorted(example)}; missing: {missing}, unknown: {extra}'
+        )
     for key, value in arch.items():
         wanted, is_so = _wanted(example[key])
         if not is_so(value):
@@ -77,7 +79,7 @@ def check_init_cfg(init_cfg: dict | list[dict] | None) -> dict[str, Any] | None:
         )
     for key in ('allow_missing', 'allow_unused'):
         if isinstance(given.get(key), str):
-            raise InputError(f"init_cfg's {key} is a list of patterns: [{given[key]!r}]")
+            raise InputError(f'{key} of init_cfg must be a list of patterns: [{given[key]!r}]')
     return given
 
 
@@ -86,7 +88,7 @@ def _module_class(part: str, entry: object) -> type[nn.Module]:
     kind = find_module(entry) if isinstance(entry, str) else entry
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise InputError(
-            f"parts['{part}']: {entry!r} is no registered module; register its class with "
+            f"parts['{part}']: {entry!r} is not a registered module; register its class with "
             'mmengine.registry.MODELS.register_module(), and import its file with custom_imports in the config'
         )
     return kind

@@ -31,7 +31,7 @@ class RIFormer(Backbone):
             the MLPs by those; ``layer_scale`` (one number), what each branch is weighted with at first.
         drop_path_rate, out_indices, frozen_stages, with_cp, in_channels, parts, init_cfg: As in `Backbone`; `parts` are
             ``block``, built and called as MMPretrain's `RIFormerBlock`, and ``mixer``, built with the number of
-            channels and called with the normalised map (B, C, H, W).
+            channels and called with the normalised feature map (B, C, H, W).
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each output.

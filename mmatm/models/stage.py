@@ -14,8 +14,8 @@ class Stage(nn.Module):
     """The blocks of one resolution, behind the downsampling that leads to it.
 
     Args:
-        downsample: From the map of the stage before; None in the first stage, which the stem leads to.
-        blocks: Called with the map, and with what `forward` of a subclass adds.
+        downsample: Takes the feature map of the stage before; None in the first stage, which follows the stem.
+        blocks: Called with the feature map, and with what `forward` of a subclass adds.
 
     Attributes:
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
@@ -29,7 +29,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map of the stage before -> the map of this stage, with axes as the backbone's inside."""
+        """Feature map of the stage before -> feature map of this stage, with the axes that the backbone works on."""
         if self.downsample is not None:
             x = self.downsample(x)
         for block in self.blocks:

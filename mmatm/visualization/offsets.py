@@ -34,13 +34,16 @@ def find_offset_layers(backbone: Backbone, names: Sequence[str] | None = None) -
     blocks = {name: block for name, block in layers.items() if isinstance(block, Block)}
     if others := [name for name in names or () if name not in blocks]:
         kind = type(layers[others[0]]).__name__
-        raise InputError(f'{others[0]} is a {kind}, whose offsets are not known; only those of {Block.__name__} are')
+        raise InputError(
+            f"the offsets of {others[0]} cannot be drawn: it is a {kind}, and only those of ATMNet's {Block.__name__} "
+            'are known'
+        )
     return blocks
 
 
 @torch.no_grad()
 def record_offsets(backbone: Backbone, inputs: Tensor) -> dict[str, Tensor]:
-    """The offsets by which each layer reads tokens: its own if it predicts some, else those of the last that did.
+    """The offsets by which each layer reads tokens: its own if it predicts offsets, else those predicted last before.
 
     Args:
         backbone: The backbone, in evaluation mode.
@@ -146,11 +149,11 @@ def draw_distribution(backbone: Backbone, image: InputImage) -> Figure:
         InputError: The backbone is not ATMNet.
     """
     offsets = record_offsets(backbone, image.inputs)
-    leaders = {name: offsets[name] for name, block in find_offset_layers(backbone).items() if block.leader}
-    stages = sorted({name.split('.')[1] for name in leaders})
+    predicted = {name: offsets[name] for name, block in find_offset_layers(backbone).items() if block.predicts_offsets}
+    stages = sorted({name.split('.')[1] for name in predicted})
     figure = Figure((PANEL * len(stages), PANEL), layout='constrained')
     for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
-        own = [offset for name, offset in leaders.items() if name.split('.')[1] == stage]
+        own = [offset for name, offset in predicted.items() if name.split('.')[1] == stage]
         row, column = (torch.cat([offset.chunk(2, -1)[half].flatten() for offset in own]).numpy() for half in (0, 1))
         reach = np.percentile(np.abs([row, column]), 99.5)
         bins = np.linspace(-reach, reach, min(101, 10 + int(row.size**0.5) // 2))

@@ -28,7 +28,7 @@ def require_backbone(model: BaseModel) -> Backbone:
     backbone = find_backbone(model)
     if backbone is None:
         raise InputError(
-            f'the {type(model).__name__} of this config has none of the backbones of mmatm: {", ".join(backbones())}'
+            f'the {type(model).__name__} of this config has no backbone of mmatm; those are {", ".join(backbones())}'
         )
     return backbone
 
@@ -110,7 +110,7 @@ def receptive_field(backbone: Backbone, inputs: Tensor, layer: str, tokens: Sequ
 
 
 def _output(backbone: Backbone, inputs: Tensor, layer: str) -> Tensor:
-    """The map (H', W', C) that a layer makes of one image."""
+    """The feature map (H', W', C) that a layer computes from one image."""
     outputs = []
     hook = find_layers(backbone, [layer])[layer].register_forward_hook(lambda *args: outputs.append(args[2][0]))
     try:

@@ -27,7 +27,7 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
     Args:
         cfg: Config of a segmentor; its test dataset is drawn from.
         checkpoint: The model's weights.
-        out: The image to write, PNG or any format of Matplotlib.
+        out: The figure to write, as PNG or any format of Matplotlib.
         count: Images to draw, spread evenly over the dataset.
 
     Raises:
@@ -49,12 +49,12 @@ def draw_segmentation(cfg: Config, checkpoint: str, out: str, count: int = 6) ->
     figure, axes = plt.subplots(len(samples), 3, figsize=(9, row_height * len(samples) + 1), squeeze=False)
     present = set()
     for row, sample in zip(axes, samples, strict=True):
-        truth, prediction = (
+        ground_truth, prediction = (
             field.data[0].cpu().numpy().astype(np.uint8) for field in (sample.gt_sem_seg, sample.pred_sem_seg)
         )
-        present |= set(np.unique(truth)) | set(np.unique(prediction))
+        present |= set(np.unique(ground_truth)) | set(np.unique(prediction))
         image = np.asarray(Image.open(sample.img_path).convert('RGB'))
-        for axis, content in zip(row, (image, colours[truth], colours[prediction]), strict=True):
+        for axis, content in zip(row, (image, colours[ground_truth], colours[prediction]), strict=True):
             axis.imshow(content, interpolation='nearest')
             axis.set_xticks([])
             axis.set_yticks([])

@@ -86,10 +86,10 @@ def test_the_mixer_is_counted_unfolded():
     tokens, c = 32 * 32, 16
     mixers = 2 * (tokens * 4 * c * c + c * c // 4 + c // 4 * 3 * c)
     mlps = 2 * tokens * 2 * c * c
-    leader = tokens * (9 * c + c * c)  # position convolution, 2G = C offsets
-    norms = tokens * 5 * c * (2 * 2 + 1 + 1)  # of two blocks, the leader and the output
+    predictor = tokens * (9 * c + c * c)  # position convolution, 2G = C offsets
+    norms = tokens * 5 * c * (2 * 2 + 1 + 1)  # of two blocks, the offset predictor and the output
     stem = tokens * 7 * 7 * 3 * c
-    assert count(cfg, (128, 128))['total'].flops == mixers + mlps + leader + norms + stem
+    assert count(cfg, (128, 128))['total'].flops == mixers + mlps + predictor + norms + stem
 
 
 def test_heads_of_two_stage_detectors_by_hand():

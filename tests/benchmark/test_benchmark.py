@@ -131,7 +131,7 @@ def test_other_backbones_run():
         (['--archs', 'huge'], "invalid choice: 'huge'"),
         (['--archs', 't', '--backbones', 'mmatm.CASViT:s'], 'not allowed with'),
         (['--backbones', 'mmatm.CASViT'], 'mmatm.CASViT has no size of CAS-ViT; there are mmatm.CASViT:xs, '),
-        (['--backbones', 'mmpretrain.ResNet:50'], 'mmpretrain.ResNet is no backbone of this project'),
+        (['--backbones', 'mmpretrain.ResNet:50'], 'mmpretrain.ResNet is not a backbone of mmatm'),
         (['--backbones', 'mmatm.CASViT:s', '--levels', 'mixer'], 'add one of them to --levels'),
     ],
 )

@@ -79,7 +79,7 @@ def test_output_stride_keeps_the_function(x, output_stride):
         for block in stage.blocks:
             nn.init.normal_(block.mixer.fusion.fc2.weight, std=0)
             nn.init.normal_(block.mixer.fusion.fc2.bias)
-            if block.leader:
+            if block.predicts_offsets:
                 nn.init.zeros_(block.offset_fc.weight)
                 block.offset_fc.bias.data.random_(-2, 3)
     dense = ATMNet(MINI, output_stride=output_stride).double().eval()

@@ -250,7 +250,7 @@ def test_fused_form(name, x):
         assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
     assert not model.training
     if model.is_fused:
-        with pytest.raises(InputError, match='fused for inference; to train it, build it anew'):
+        with pytest.raises(InputError, match='fused for inference and cannot be trained'):
             model.train()
         assert model.eval() is model
 
@@ -287,7 +287,7 @@ def test_bad_options(name):
         ({'drop_path_rate': 1.0}, 'drop_path_rate must be at least 0 and below 1'),
         ({'in_channels': 0}, 'in_channels must be a whole number above 0'),
         ({'parts': {'head': nn.Identity}}, f'parts of {OWN[name].TITLE} are .*, not head'),
-        ({'parts': {'mixer': 'NoSuchMixer'}}, r"parts\['mixer'\]: 'NoSuchMixer' is no registered module"),
+        ({'parts': {'mixer': 'NoSuchMixer'}}, r"parts\['mixer'\]: 'NoSuchMixer' is not a registered module"),
         ({'parts': {'mixer': [nn.Identity] * 3}}, r"parts\['mixer'\] is one class, or a list of 4, not of 3"),
         ({'init_cfg': dict(type='Pretrained', chekpoint='a.pth')}, 'Pretrained takes .*checkpoint.*, not chekpoint'),
         ({'init_cfg': dict(type='Pretrained', checkpoint='a', allow_missing='b.*')}, 'allow_missing is a list'),

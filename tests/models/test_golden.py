@@ -86,7 +86,7 @@ def offsets(golden, case, dtype):
     """All offsets of a forward pass, flat, in float64."""
     model = golden_data.pyramid(golden, dtype)
     found = []
-    for block in (block for stage in model.stages for block in stage.blocks if block.leader):
+    for block in (block for stage in model.stages for block in stage.blocks if block.predicts_offsets):
         block.offset_fc.register_forward_hook(lambda module, args, offset: found.append(offset.detach().double()))
     model(golden_data.golden_image(case['height'], case['width'], dtype))
     return torch.cat([offset.flatten() for offset in found])

@@ -35,7 +35,7 @@ def network(**kwargs):
 def look(model, width, height):
     """Makes all tokens of all layers look so many tokens along the row and the column."""
     for block in find_layers(model).values():
-        if block.leader:
+        if block.predicts_offsets:
             torch.nn.init.zeros_(block.offset_fc.weight)
             row, column = block.offset_fc.bias.data.chunk(2)
             row.fill_(width)
@@ -60,7 +60,7 @@ def test_counts_are_what_the_operation_reads():
             torch.testing.assert_close(count, expected)
 
 
-def test_followers_read_by_their_leaders_offsets(image):
+def test_blocks_read_by_the_last_predicted_offsets(image):
     model = network(output_stride=16)
     look(model, 1.5, -2)
     offsets = record_offsets(model, image.inputs)
@@ -94,8 +94,8 @@ def test_figure_5_has_its_circles_where_the_tokens_are(image):
 def test_opacity_is_the_number_of_channels(image):
     model = network()
     look(model, 1, 0)
-    leader = model.stages[1].blocks[0]
-    leader.offset_fc.bias.data[0] = -1.0  # one group of the four looks the other way
+    block = model.stages[1].blocks[0]
+    block.offset_fc.bias.data[0] = -1.0  # one group of the four looks the other way
     row = draw_offsets(model, image, ['stages.1.blocks.0'], [(41, 33)]).axes[0].collections[0]
     found = {x: alpha for (x, _), alpha in zip(row.get_offsets().tolist(), row.get_facecolors()[:, 3], strict=True)}
     most = 16  # all channels at the query itself, along the column
@@ -150,7 +150,7 @@ def test_other_backbones_have_receptive_fields_only(tmp_path, shapes, command, e
 
 def test_blocks_of_the_users_have_no_offsets_to_draw(image):
     class Same(torch.nn.Module):
-        leader = False
+        predicts_offsets = False
 
         def __init__(self, *args, **kwargs):
             super().__init__()
@@ -160,7 +160,7 @@ def test_blocks_of_the_users_have_no_offsets_to_draw(image):
 
     model = ATMNet(MINI, parts={'block': [None, None, Same, None]}).eval()
     assert list(record_offsets(model, image.inputs)) == [name for name in LAYERS if not name.startswith('stages.2')]
-    with pytest.raises(InputError, match=r'stages\.2\.blocks\.0 is a Same, whose offsets are not known'):
+    with pytest.raises(InputError, match=r'offsets of stages\.2\.blocks\.0 cannot be drawn: it is a Same'):
         draw_offsets(model, image, ['stages.2.blocks.0'], [(1, 1)])
 
 
@@ -186,4 +186,4 @@ def test_bad_input(tmp_path, config, shapes, error_of):
         "model = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=3), head=dict(type='ClsHead'))\n"
     )
     message = error_of('visualize_offsets.py', other, write_weights(other), image)
-    assert 'the ImageClassifier of this config has none of the backbones of mmatm: ATMNet,' in message
+    assert 'the ImageClassifier of this config has no backbone of mmatm; those are ATMNet,' in message
