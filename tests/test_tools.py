@@ -170,7 +170,7 @@ def test_resuming_runs_no_text_of_the_checkpoint(config, tmp_path, tool, trained
 def test_weights_alone_cannot_be_resumed_but_started_from(config, error_of, tmp_path, tool, trained):
     torch.save({'state_dict': weights(trained)}, tmp_path / 'weights.pth')
     message = error_of('train.py', config, '--resume', tmp_path / 'weights.pth')
-    assert 'is not from a training that can be resumed; start from it with load_from' in message
+    assert 'cannot be resumed; start from its weights with load_from' in message
     # The pretrained weights of the backbone are not needed then.
     options = f'load_from={tmp_path}/weights.pth', '+model.backbone.init_cfg.checkpoint=absent.pth'
     output = tool('train.py', config, '--cfg-options', *options, '+model.backbone.init_cfg.type=Pretrained')

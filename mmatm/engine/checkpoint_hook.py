@@ -21,7 +21,7 @@ _FULL = 2**20
 
 @contextmanager
 def explain_full_disk(folder: str) -> Iterator[None]:
-    """Says what disk was full, and which checkpoint in a work_dir is whole, where that ends a training.
+    """Where a full disk ends a training, says which disk it was and which checkpoint in the work_dir to resume.
 
     Raises:
         InputError: In place of an `OSError` of a full disk.
@@ -34,7 +34,7 @@ def explain_full_disk(folder: str) -> Iterator[None]:
         newest = latest_checkpoint(folder)
         raise InputError(
             f'{_refused(error, folder)}. Make room there, then '
-            + (f'go on from {newest} with --resume' if newest else 'start again: there is no checkpoint yet')
+            + (f'resume from {newest} with --resume' if newest else 'start again: there is no checkpoint yet')
         ) from None
 
 
@@ -50,7 +50,7 @@ def _refused(error: OSError, folder: str) -> str:
     if full := [place for place in places if free[place] < _FULL]:
         return f'the training could not write to {" or ".join(full)} {words}'
     rooms = ', '.join(f'{size / 1e9:.1f} GB in {place}' for place, size in free.items())
-    return f'the training could not write {words}; where, the system does not say. Free are {rooms}'
+    return f'the training could not write {words}; the system does not say which file. Free space: {rooms}'
 
 
 class CheckpointHook(MMEngineCheckpointHook):
@@ -65,7 +65,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             self.max_keep_ckpts = -1  # all have one name: the next overwrites the last
 
     def before_train(self, runner: Any) -> None:
-        """As in MMEngine; and does what an interrupted training had still to do after its last saving."""
+        """As in MMEngine; then removes outdated checkpoints that an interrupted training had no time to remove."""
         limit = self.max_keep_ckpts
         if limit > 0:
             self.max_keep_ckpts = sys.maxsize  # for a while there is one more, and MMEngine is not to remove it here
@@ -73,7 +73,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.max_keep_ckpts = limit
         if runner.iter == 0 and is_main_process():
             with whole_file(Path(runner.work_dir) / 'last_checkpoint') as path:
-                path.write_text('')  # what is in the folder is of other trainings
+                path.write_text('')  # checkpoints in the folder are from other trainings
         resumed = runner.message_hub.get_info('last_ckpt', None)
         if resumed and self.file_backend.isfile(resumed):
             self.last_ckpt = resumed
@@ -125,7 +125,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
 
 class _HidingBackend:
-    """A file backend that denies that there are files; what it was asked for can be removed later."""
+    """A file backend that reports no file as existing, and keeps the paths that it was asked for."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend

@@ -1,4 +1,4 @@
-"""Curves of a training: loss, learning rate and metrics, as an image and for TensorBoard."""
+"""Curves of a training: loss, learning rate and metrics, as a figure and for TensorBoard."""
 
 import contextlib
 import importlib.util
@@ -75,9 +75,9 @@ class CurvesHook(Hook):
 def _only_warn(runner: Runner) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever it is, the training is worth more than its image
+    except Exception as error:  # whatever it is, the training is worth more than its figure
         # MMEngine's loggers give a warning only once.
-        runner.logger.warning(f'curves.png is not up to date: {type(error).__name__}: {error}')
+        runner.logger.warning(f'curves.png could not be updated: {type(error).__name__}: {error}')
 
 
 def learning_rate(scalars: Mapping[str, HistoryBuffer]) -> HistoryBuffer | None:
@@ -184,7 +184,7 @@ def add_tensorboard(cfg: Config) -> None:
         InputError: TensorBoard is not installed.
     """
     if importlib.util.find_spec('tensorboard') is None:
-        raise InputError('--tensorboard needs the package tensorboard; get it with: pip install tensorboard')
+        raise InputError('--tensorboard needs the package tensorboard: pip install tensorboard')
     if cfg.get('visualizer') is None:
         cfg.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     backends = cfg.visualizer.get('vis_backends') or []

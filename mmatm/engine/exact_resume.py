@@ -1,7 +1,7 @@
-"""Makes a resumed training go on as if it had not been interrupted.
+"""Resumes a training as if it had not been interrupted.
 
 All randomness of an iteration follows from (seed, rank, iteration): the model's from a hook that seeds before each
-iteration, the data's from a number that every drawn sample carries to its worker. Nothing has to be stored, and
+iteration, the data's from a key that every sample's index carries to its worker. Nothing has to be stored, and
 samples that were trained on are skipped without being read.
 """
 
@@ -71,9 +71,9 @@ class NumberedBatches:
         seed: The training's seed.
 
     Attributes:
-        epoch: The epoch that is returned.
-        endless: Whether each pass is the next epoch, as a loop by iterations takes them, or `epoch` is set before.
-        skip: Batches to leave out; where passes are endless, of as many epochs as it takes.
+        epoch: The epoch whose batches are returned.
+        endless: Whether each pass is the next epoch, as loops by iterations need it; else `epoch` is set before it.
+        skip: Batches to leave out; if endless, over as many epochs as needed.
     """
 
     def __init__(self, batches: Any, seed: int) -> None:
@@ -154,7 +154,7 @@ def number_batches(loader: DataLoader, seed: int) -> None:
 
 
 def refuse_to_resume(path: str, checkpoint: dict, optim_wrapper: Any, schedulers: Any) -> None:
-    """Checks that a training can go on from a checkpoint as if it had not been interrupted.
+    """Checks that a training can resume from a checkpoint as if it had not been interrupted.
 
     Args:
         path: The checkpoint's file.
@@ -167,22 +167,28 @@ def refuse_to_resume(path: str, checkpoint: dict, optim_wrapper: Any, schedulers
     """
     meta = checkpoint.get('meta') or {}
     if not {'epoch', 'iter', 'seed'} <= set(meta):
-        raise InputError(f'{path} is not from a training that can be resumed; start from it with load_from')
+        raise InputError(
+            f'{path} does not hold the state of a training, so it cannot be resumed; start from its weights with '
+            'load_from'
+        )
     absent = [name for name, needed in (('optimizer', True), ('param_schedulers', schedulers)) if needed and
               name not in checkpoint]  # fmt: skip
     if absent:
         raise InputError(
-            f'{path} holds no {" and no ".join(absent)}, as best checkpoints and published ones do not. Resume '
-            f'{_instead(path)}, or start from its weights with load_from'
+            f'{path} holds no {" and no ".join(absent)}, like best and published checkpoints, so it cannot be resumed. '
+            f'Resume {_instead(path)}, or start from its weights with load_from'
         )
     saved, wanted = (_scheduler_counts(x) for x in (checkpoint.get('param_schedulers'), schedulers))
     if saved != wanted:
-        raise InputError(f'{path} holds another number of schedulers than there are in param_scheduler of the config')
+        raise InputError(
+            f'{path} holds another number of schedulers than param_scheduler of the config; resume it with the config '
+            'that it was trained with'
+        )
     counts = gradients_summed(optim_wrapper)
     if meta['iter'] % counts:
         raise InputError(
-            f'{path} was saved after {meta["iter"]} iterations, within the {counts} whose gradients are summed '
-            f'(accumulative_counts), and does not hold their sum. Resume {_instead(path, counts)}'
+            f'{path} was saved after {meta["iter"]} iterations, while gradients were accumulated over {counts} '
+            f'(accumulative_counts), and does not hold those gradients. Resume {_instead(path, counts)}'
         )
 
 
@@ -204,7 +210,7 @@ def _instead(path: str, counts: int = 1) -> str:
 
 
 class ExactResumeHook(Hook):
-    """Seeds every training iteration, returns the data from where the training is, and notes that in checkpoints."""
+    """Seeds every training iteration, resumes the data where the training is, and records in checkpoints where."""
 
     priority = 'VERY_HIGH'
 
@@ -216,11 +222,11 @@ class ExactResumeHook(Hook):
         self._began = 0
 
     def begin(self, loader: DataLoader, by_epoch: bool, cfg: Config, path: str | None, meta: dict | None) -> None:
-        """Is told of a training before its loop is built.
+        """Prepares for a training; called before its loop is built.
 
         Args:
             loader: The data loader of the training.
-            by_epoch: Whether its loop is one by epochs.
+            by_epoch: Whether its loop counts epochs, not iterations.
             cfg: Its config.
             path: The checkpoint that is resumed.
             meta: What the checkpoint tells of the training; None if none is resumed.
@@ -244,8 +250,8 @@ class ExactResumeHook(Hook):
         for key in ('processes', 'batch_size', 'samples'):
             if before.get(key) not in (None, self._note[key]):
                 print_log(
-                    f'{key}: {self._note[key]} now, {before[key]} in {path}: the training goes on, but with other '
-                    'batches than if it had not been interrupted',
+                    f'{key} is {self._note[key]} now and was {before[key]} in {path}: the training resumes, but with '
+                    'other batches than if it had not been interrupted',
                     'current',
                     logging.WARNING,
                 )
@@ -259,17 +265,17 @@ class ExactResumeHook(Hook):
         self._done_in_epoch = before.get('done_in_epoch', _done_in_epoch(meta, batches))
         fits = numbered and batches == len(loader) and 0 < self._done_in_epoch <= batches
         if self._done_in_epoch and not fits:
-            numbers = f'there are {len(loader)}' if numbered else 'they cannot be numbered'
+            now = f'an epoch now has {len(loader)}' if numbered else 'this data loader cannot skip batches'
             raise InputError(
-                f'{path} was saved within an epoch, after {self._done_in_epoch} of its {batches} batches, but now '
-                f'{numbers}. Resume a checkpoint of the end of an epoch, or with the batch size, processes and data of '
-                'before'
+                f'{path} was saved within an epoch, after {self._done_in_epoch} of its {batches} batches, but {now}. '
+                'Resume a checkpoint from the end of an epoch, or use the same batch size, number of processes and '
+                'data as before'
             )
 
     def note(self, runner: Any, by_epoch: bool) -> dict[str, Any]:
-        """What checkpoints tell of the training beside what MMEngine writes into them.
+        """What checkpoints record of the training beside what MMEngine writes into them.
 
-        `training` names it, also after it was resumed; `changed` has the settings that were others before it was.
+        `training` identifies it, also after it was resumed; `changed` has the settings that differed before it was.
         `batches` are those of an epoch, `batch_size` is that of a process, `summed` are the iterations of a step.
         """
         return {**self._note, 'done_in_epoch': 0 if by_epoch else runner.iter + 1 - self._began}
@@ -284,10 +290,10 @@ class ExactResumeHook(Hook):
                 self._warn_of_checkpoints(hook, runner)
 
     def _warn_of_checkpoints(self, hook: CheckpointHook, runner: Any) -> None:
-        """Says at the start which checkpoints will not be resumed."""
+        """Warns at the start of checkpoints that it will not be possible to resume."""
         if not hook.save_optimizer or (runner.param_schedulers and not hook.save_param_scheduler):
             print_log(
-                'checkpoints without optimizer and schedulers, as the config has them, cannot be resumed',
+                'the config saves checkpoints without optimizer or schedulers: they cannot be resumed',
                 'current',
                 logging.WARNING,
             )
@@ -295,8 +301,8 @@ class ExactResumeHook(Hook):
         interval = hook.interval * (len(runner.train_dataloader) if counts > 1 and hook.by_epoch else 1)
         if interval % counts:
             print_log(
-                f'gradients of {counts} iterations are summed, but there are {interval} between checkpoints: those '
-                f'after a number of iterations that {counts} does not divide cannot be resumed',
+                f'gradients are accumulated over {counts} iterations, but a checkpoint is saved every {interval}: '
+                f'checkpoints whose iteration is not a multiple of {counts} cannot be resumed',
                 'current',
                 logging.WARNING,
             )
@@ -329,7 +335,7 @@ def gradients_summed(optim_wrapper: Any) -> int:
 
 
 def _done_in_epoch(meta: dict, batches: int) -> int:
-    """The same for checkpoints that do not tell: epochs of before are taken to be alike."""
+    """The same for checkpoints that do not record it, if all epochs before had as many batches."""
     epoch, iterations = meta['epoch'], meta['iter']
     return 0 if epoch and iterations % epoch == 0 else iterations - epoch * batches
 
@@ -343,7 +349,7 @@ def _changed(meta: dict, cfg: Config) -> dict[str, str]:
 
 
 class _Advanced:
-    """An iterator of which MMEngine drops the first entries: it is given None for those, as the sampler skips them."""
+    """An iterator whose first entries MMEngine drops: they are None here, as the sampler skips the batches itself."""
 
     def __init__(self, iterator: Any, done: int) -> None:
         self._iterator = iterator._iterator if isinstance(iterator, _Advanced) else iterator

@@ -1,4 +1,4 @@
-"""`python -m mmatm.engine.launch`: torchrun with its arguments, but a process that fails has the last word."""
+"""`python -m mmatm.engine.launch`: torchrun with its arguments, which ends with one line on the process that failed."""
 
 import os
 import signal

@@ -144,11 +144,11 @@ def _check(optimizer: dict, paramwise_cfg: dict[str, Any]) -> None:
     known = f'paramwise_cfg takes {", ".join(_KEYS)}'
     if unknown := sorted(set(paramwise_cfg) - set(_KEYS)):
         raise InputError(
-            f'{known}, not {", ".join(unknown)}. What a config inherits is left out with '
+            f'{known}, not {", ".join(unknown)}. To drop keys that the config inherits, write '
             'paramwise_cfg=dict(_delete_=True, ...)'
         )
     if 'layer_decay_rate' not in paramwise_cfg:
-        raise InputError('layer decay needs its rate: paramwise_cfg=dict(layer_decay_rate=0.8), for example')
+        raise InputError('layer decay needs a rate, such as paramwise_cfg=dict(layer_decay_rate=0.8)')
     rate = paramwise_cfg['layer_decay_rate']
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
         raise InputError(f'layer_decay_rate must be a number above 0 and at most 1, not {rate!r}')
@@ -158,11 +158,13 @@ def _check(optimizer: dict, paramwise_cfg: dict[str, Any]) -> None:
     if absolute := {'lr', 'weight_decay'} & {name for entry in custom_keys.values() for name in entry}:
         raise InputError(f'custom_keys take factors, lr_mult and decay_mult, not {" and ".join(sorted(absolute))}')
     if 'lr' not in optimizer:
-        raise InputError('layer decay needs the learning rate to start from: optimizer=dict(lr=...) of the config')
+        raise InputError('layer decay needs a learning rate in the config: optimizer=dict(lr=...)')
     decays = [key for key in _DECAY_KEYS if key in paramwise_cfg]
     decays += [f"decay_mult of '{key}'" for key, entry in custom_keys.items() if 'decay_mult' in entry]
     if decays and 'weight_decay' not in optimizer:
-        raise InputError(f'{decays[0]} is a factor of optimizer=dict(weight_decay=...), which the config does not give')
+        raise InputError(
+            f'{decays[0]} multiplies a weight decay, but the config gives none: optimizer=dict(weight_decay=...)'
+        )
 
 
 def _refuse_duplicates(params: list[dict], model: nn.Module) -> None:
@@ -170,8 +172,8 @@ def _refuse_duplicates(params: list[dict], model: nn.Module) -> None:
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if counts[id(p)] > 1]
     if names:
         raise InputError(
-            f'the model has a parameter in two places ({", ".join(names[:3])}): '
-            'paramwise_cfg=dict(bypass_duplicate=True) gives it to the optimizer once'
+            f'the model has a parameter in two places ({", ".join(names[:3])}); '
+            'set paramwise_cfg=dict(bypass_duplicate=True) to give it to the optimizer once'
         )
 
 
@@ -182,8 +184,9 @@ def _places(model: nn.Module) -> dict[int, _Place]:
         children = [(name, type(part).__name__) for name, part in model.named_children() if list(part.parameters())]
         parts = ', '.join(f'{name} ({kind})' for name, kind in children)
         raise InputError(
-            f'no part of this {type(model).__name__} tells the depths of its layers, by get_layer_depth(param_name, '
-            f'prefix): {parts}. Backbones of mmatm do, and some of MMPretrain: ViT, Swin, ConvNeXt, BEiT, ResNet'
+            f'layer decay needs a backbone with the method get_layer_depth(param_name, prefix), which no part of this '
+            f'{type(model).__name__} has: {parts}. All backbones of mmatm have it, and some of MMPretrain: ViT, Swin, '
+            'ConvNeXt, BEiT, ResNet'
         )
     places: dict[int, _Place] = {}
     for name, backbone in backbones.items():
@@ -193,7 +196,8 @@ def _places(model: nn.Module) -> dict[int, _Place]:
                 depth, num_depths = backbone.get_layer_depth(f'backbone.{own}', 'backbone.')
             except NotImplementedError as error:
                 raise InputError(
-                    f'{name or "the model"}, a {type(backbone).__name__}, has no layer depths in this size'
+                    f'{name or "the model"} is a {type(backbone).__name__} without layer depths in this size, '
+                    'which layer decay needs'
                 ) from error
             is_free = backbone.decay_free(own) if hasattr(backbone, 'decay_free') else parameter.ndim <= 1
             places.setdefault(id(parameter), _Place(name, depth, num_depths, is_free))
@@ -211,7 +215,7 @@ def _backbones(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 @contextmanager
 def _without_lines_for_each_parameter() -> Iterator[None]:
-    """Leaves out what MMEngine logs of each parameter: settings that are not final yet, and that it is frozen."""
+    """Drops MMEngine's log lines on each parameter: settings that are not final yet, and that it is frozen."""
 
     def is_other(record: logging.LogRecord) -> bool:
         message = record.getMessage()

@@ -22,8 +22,8 @@ def _alone() -> bool:
 
 
 @contextmanager
-def announced() -> Iterator[None]:
-    """Tells processes that wait in `once_a_machine` of an error in the block, so that they end too."""
+def announce_errors() -> Iterator[None]:
+    """Tells processes that wait in `once_per_machine` of an error in the block, so that they end too."""
     try:
         yield
     except Exception as error:
@@ -33,11 +33,11 @@ def announced() -> Iterator[None]:
         raise
 
 
-def once_a_machine(work: Callable[[], None]) -> None:
-    """Does something in the first process of each machine, and goes on when it is done on all of them.
+def once_per_machine(work: Callable[[], None]) -> None:
+    """Does something in the first process of each machine, and returns when it is done on all of them.
 
-    The others ask the processes' store whether it is: in a collective they would wait for some minutes only. All
-    processes have to call this, in the same order.
+    The others poll the processes' store: a collective would time out after some minutes. All processes have to call
+    this, in the same order.
 
     Raises:
         InputError: In place of an error of another process.
@@ -45,7 +45,7 @@ def once_a_machine(work: Callable[[], None]) -> None:
     if _alone():
         return work()
     store, name = _get_default_store(), f'mmatm_{next(_numbers)}'
-    with announced():
+    with announce_errors():
         if os.environ.get('LOCAL_RANK', '0') == '0':
             work()
     store.add(name, 1)

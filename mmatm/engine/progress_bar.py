@@ -23,7 +23,7 @@ _SECONDS_BETWEEN_DRAWINGS = 0.1
 
 @contextlib.contextmanager
 def progress_bar(runner: Runner) -> Iterator[None]:
-    """Gives a runner a bar for the time being, if this is the main process and standard output a terminal.
+    """Shows a bar while a runner works, if this is the main process and standard output is a terminal.
 
     The bar takes the place of the lines that `LoggerHook` writes every few iterations; the log file keeps them. All
     else that is printed or logged appears above the bar.

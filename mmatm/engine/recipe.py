@@ -1,4 +1,4 @@
-"""What of a config decides how a training ends, and how two trainings differ in it."""
+"""Which entries of a config decide the result of a training, and how two configs differ in them."""
 
 import ast
 import math
@@ -12,7 +12,7 @@ _PARTS = (
     'model', 'data_preprocessor', 'load_from', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
     'auto_scale_lr', 'custom_hooks', 'sync_bn',
 )  # fmt: skip
-# Where the data lies and how fast it is read, how often is looked at it, and what is computed twice for want of memory.
+# Where the data lies and how fast it is read, how often is validated, and what is recomputed to save memory.
 NEUTRAL = {
     'data_root', 'data_prefix', 'ann_file', 'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor',
     'backend_args', 'val_interval', 'val_begin', 'dynamic_intervals', 'with_cp',
@@ -23,7 +23,7 @@ NONE = 'none'
 
 
 def differences(training: dict, recipe: dict) -> dict[str, str]:
-    """The entries in which a training's config differs from a recipe's, as far as they decide how it ends.
+    """The entries in which a training's config differs from a recipe's, as far as they decide its result.
 
     Args:
         training: The config of the training, as `read_text` gives it.

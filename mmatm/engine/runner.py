@@ -34,7 +34,7 @@ from mmatm.datasets.data_check import check_dataset, describe_dataset
 from mmatm.engine.checkpoint_hook import CheckpointHook, explain_full_disk
 from mmatm.engine.curves import CurvesHook
 from mmatm.engine.exact_resume import ExactResumeHook, number_batches, refuse_to_resume
-from mmatm.engine.machines import announced, once_a_machine
+from mmatm.engine.machines import announce_errors, once_per_machine
 from mmatm.engine.progress_bar import progress_bar
 from mmatm.errors import InputError
 from mmatm.models.whole_model import containers, for_model
@@ -56,7 +56,7 @@ class Runner(MMEngineRunner):
     - shows a progress bar on a terminal, and draws the curves of a training.
     """
 
-    # While testing and resuming a checkpoint has to fill the model; to start from, it may lack a head.
+    # For testing and resuming a checkpoint has to fill the model; to start from (load_from), it may lack a head.
     _exact = False
     # The checkpoint to resume, from when it is read until it is in the model.
     _resumed: dict | None = None
@@ -122,10 +122,12 @@ class Runner(MMEngineRunner):
             return
         self.logger.info(f'nothing to resume in {self.work_dir}: training from the beginning')
         if others := training_checkpoints(self.work_dir):
-            self.logger.warning(f'{others[0][1]} is of an earlier training; --resume {others[0][1]} goes on with that')
+            self.logger.warning(
+                f'{others[0][1]} is from an earlier training; to resume that one, give --resume {others[0][1]}'
+            )
 
     def train(self) -> nn.Module:
-        """As in MMEngine; a resumed training takes up its seed and its place in the data.
+        """As in MMEngine; a resumed training continues with its seed and at its place in the data.
 
         May be called again after the loop has ended early, and after `val()`.
 
@@ -153,7 +155,7 @@ class Runner(MMEngineRunner):
         self.logger.info(f'resuming {path} with its seed {self.seed}')
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As in MMEngine; data loaders that are given are numbered like those that are built, and begin where it is."""
+        """As in MMEngine; data loaders are numbered, whether given or built, and start where a resumed training is."""
         if isinstance(loop, BaseLoop):
             return loop
         loader = self._train_dataloader
@@ -184,7 +186,7 @@ class Runner(MMEngineRunner):
         super().register_hook(hook, priority)
 
     def dump_config(self) -> None:
-        """Nothing: MMEngine's does, when a training begins. A test leaves the recipe beside its checkpoint alone."""
+        """Does nothing: `train` writes the config. A test must not overwrite the one beside its checkpoint."""
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None, **kwargs: Any) -> None:
@@ -206,7 +208,7 @@ class Runner(MMEngineRunner):
         Raises:
             InputError: The data is not there, damaged, or of other classes than the model.
         """
-        with announced():
+        with announce_errors():
             return self._build_dataloader(dataloader, *args, **kwargs)
 
     def _build_dataloader(self, dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
@@ -218,7 +220,7 @@ class Runner(MMEngineRunner):
             ) from None
         except json.JSONDecodeError as error:
             described = describe_dataset(dataloader['dataset'])
-            raise InputError(f'the annotations are cut short or no JSON ({error}): {described}') from None
+            raise InputError(f'the annotation file is cut short or not JSON ({error}): {described}') from None
         except (ValueError, RuntimeError) as error:
             # MMEngine packs the list of samples; MMPretrain counts files
             if not re.search('need at least one array|Found 0 files', str(error)):
@@ -226,7 +228,7 @@ class Runner(MMEngineRunner):
             raise InputError(f'no images found for {describe_dataset(dataloader["dataset"])}') from None
         if not isinstance(dataloader, DataLoader):
             if self.cfg.get('check_data', True):
-                once_a_machine(lambda: self._check(loader.dataset))
+                once_per_machine(lambda: self._check(loader.dataset))
             number_batches(loader, self.seed)
         return loader
 
@@ -235,8 +237,9 @@ class Runner(MMEngineRunner):
         for first, other in combinations(sorted(self._label_orders), 2):
             if set(other) == set(first):
                 raise InputError(
-                    'the annotation files of training and validation have the classes in other orders, which labels '
-                    f'follow: {", ".join(first[:5])} and {", ".join(other[:5])}. Give all files the same one'
+                    'the annotation files of training and validation list the classes in different orders, so that '
+                    f'their labels differ: {", ".join(first[:5])} and {", ".join(other[:5])}. Use the same order in '
+                    'all files'
                 )
 
     @property
@@ -261,7 +264,7 @@ class Runner(MMEngineRunner):
         except ValueError as error:  # PyTorch's, of optimizers
             if isinstance(error, InputError):
                 raise
-            raise InputError(f'{filename} is of a training with another optimizer: {error}') from None
+            raise InputError(f'{filename} is from a training with another optimizer: {error}') from None
         finally:
             self._exact = False
 
@@ -341,11 +344,11 @@ class Runner(MMEngineRunner):
         yield
         random = {name for name, parameter in parameters.items() if parameter._version == before[name]}
         if parameters and len(random) == len(parameters):
-            raise InputError(f'none of these weights is of this model; their names are like {given[:3]}')
+            raise InputError(f'none of these weights belongs to this model; their names are like {given[:3]}')
         for part in self._replaced:
             names = {name for name in parameters if name.startswith(f'{part}.')}
             if names and names <= random:
                 raise InputError(
-                    f'these weights have none for {part}, which would be random: with load_from the pretrained weights '
-                    f'of the config are not read. The names are like {given[:3]}'
+                    f'these weights hold none for {part}, which would stay random: with load_from, the pretrained '
+                    f'weights of the config are not read. Their names are like {given[:3]}'
                 )

@@ -26,7 +26,7 @@ import mmatm.engine.machines
 from forked import free_port, start, wait, wait_until
 from mmatm.config import load_config
 from mmatm.datasets.data_check import check_dataset, check_images
-from mmatm.engine.machines import once_a_machine
+from mmatm.engine.machines import once_per_machine
 from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
 
@@ -322,7 +322,7 @@ def process_of_a_machine(rank: int, folder: Path, error: Exception | None) -> No
     found = ''
     for _ in range(2):
         try:
-            once_a_machine(work)
+            once_per_machine(work)
         except (InputError, KeyError) as raised:
             found = str(raised)
             break

@@ -88,7 +88,7 @@ def test_training_outlives_its_image(tmp_path, monkeypatch, missing):
     runner.train()
     assert len(runner.model.losses) == 12
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert log.count('curves.png is not up to date') == 1
+    assert log.count('curves.png could not be updated') == 1
     assert list(runner.message_hub.get_info('curves')[12]) == ['mean']
     assert sorted(path.name for path in tmp_path.glob('*curves*')) == ['curves.json']
     assert not list(tmp_path.glob('*.partial'))

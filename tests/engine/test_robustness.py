@@ -302,7 +302,7 @@ def test_full_disk_while_saving(tmp_path, toy, step, left, newest):
     assert names(folder) == left
     assert check_toy(folder, toy) == (newest or 0)
     advice = (
-        f'go on from {folder}/iter_{newest}.pth with --resume' if left else 'start again: there is no checkpoint yet'
+        f'resume from {folder}/iter_{newest}.pth with --resume' if left else 'start again: there is no checkpoint yet'
     )
     assert f'could not write to {folder} any more (File too large). Make room there, then {advice}' in printed
     exitcode = wait(start(partial(train_toy, max_keep_ckpts=1), tmp_path / 'output', folder))
@@ -327,12 +327,12 @@ def test_full_disk_while_saving(tmp_path, toy, step, left, newest):
         (
             OSError(errno.EDQUOT, 'Quota exceeded'),
             {},
-            'the training could not write any more (Quota exceeded); where, the system does not say. '
-            'Free are 2.0 GB in {folder}, 2.0 GB in {temp}',
+            'the training could not write any more (Quota exceeded); the system does not say which file. '
+            'Free space: 2.0 GB in {folder}, 2.0 GB in {temp}',
         ),
     ],
 )
-def test_full_disk_is_the_work_folders_only_if_it_is(tmp_path, monkeypatch, error, free, message):
+def test_full_disk_is_the_work_dirs_only_if_it_is(tmp_path, monkeypatch, error, free, message):
     names = {'folder': f'{tmp_path}/work', 'temp': f'{tmp_path}/temp'}
     for name in names.values():
         Path(name).mkdir()
@@ -372,7 +372,7 @@ def test_full_disk_is_one_message(tmp_path, whole):
     exitcode, printed = outcome(partial(train_on_full_disk, size // 2))
     assert exitcode == 1
     assert printed.count('error: ') == 1
-    assert f'go on from {tmp_path}/work/iter_3.pth with --resume' in printed.splitlines()[-1]
+    assert f'resume from {tmp_path}/work/iter_3.pth with --resume' in printed.splitlines()[-1]
     assert 'Traceback' not in printed
     assert names(tmp_path / 'work') == ['iter_3.pth', 'iter_6.pth']
     assert outcome(train)[0] == 0

@@ -331,13 +331,13 @@ SUMMED = {'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1e-3}, 'accumulat
 
 def test_summed_gradients(tmp_path, capfd):
     whole = run(tmp_path / 'whole', **SUMMED, log_level='WARNING')
-    assert 'those after a number of iterations that 2 does not divide cannot be resumed' in capfd.readouterr().out
+    assert 'checkpoints whose iteration is not a multiple of 2 cannot be resumed' in capfd.readouterr().out
     copy_checkpoint(tmp_path / 'whole', tmp_path / 'parts', 'iter_6.pth')
     assert run(tmp_path / 'parts', **SUMMED, resume=True) == whole[6:]
     assert_same(tmp_path / 'parts/iter_12.pth', tmp_path / 'whole/iter_12.pth')
     copy_checkpoint(tmp_path / 'whole', tmp_path / 'parts', 'iter_5.pth')
     with pytest.raises(
-        InputError, match=r'iter_5\.pth was saved after 5 iterations, within the 2 whose .*iter_12\.pth ins'
+        InputError, match=r'iter_5\.pth was saved after 5 iterations, while gradients were .* over 2 .*iter_12\.pth ins'
     ):
         run(tmp_path / 'parts', **SUMMED, resume=True)
 
@@ -354,14 +354,14 @@ def test_checkpoints_without_an_optimizer_are_not_resumed(tmp_path):
         run(tmp_path, resume=True, load_from=str(tmp_path / 'best.pth'))
     torch.save({**whole, 'optimizer': {**whole['optimizer'], 'param_groups': []}}, tmp_path / 'best.pth')
     with pytest.raises(
-        InputError, match=r'of a training with another optimizer: .*different number of parameter groups'
+        InputError, match=r'from a training with another optimizer: .*different number of parameter groups'
     ):
         run(tmp_path, resume=True, load_from=str(tmp_path / 'best.pth'))
 
 
 def test_checkpoints_that_will_not_be_resumed_are_warned_of(tmp_path, capfd):
     run(tmp_path, checkpoint={'interval': 6, 'save_optimizer': False}, log_level='WARNING')
-    assert 'checkpoints without optimizer and schedulers, as the config has them, cannot' in capfd.readouterr().out
+    assert 'the config saves checkpoints without optimizer or schedulers: they cannot' in capfd.readouterr().out
     with pytest.raises(InputError, match=r'iter_12\.pth holds no optimizer, .* Resume another one, or start'):
         run(tmp_path, resume=True)
 
@@ -378,13 +378,13 @@ def test_what_is_named_is_tested_whatever_is_to_be_resumed(tmp_path, resume):
 
 def test_weights_to_start_from_that_leave_a_part_random(tmp_path):
     torch.save({'state_dict': {'other.weight': torch.ones(1)}}, tmp_path / 'other.pth')
-    with pytest.raises(InputError, match=r"other\.pth: none of these weights is of this model; .*\['other\.weight'\]"):
+    with pytest.raises(InputError, match=r"other\.pth: none of these weights belongs to this .*\['other\.weight'\]"):
         run(tmp_path, load_from=str(tmp_path / 'other.pth'))
     torch.save({'state_dict': {'head.bias': torch.ones(2)}}, tmp_path / 'head.pth')
     init = {'type': 'Pretrained', 'checkpoint': 'absent.pth'}
     model = {'type': 'TwoParts', 'backbone': {'init_cfg': init}}
     MODELS.register_module('TwoParts', module=TwoParts, force=True)
-    with pytest.raises(InputError, match=r'head\.pth: these weights have none for backbone, which would be random'):
+    with pytest.raises(InputError, match=r'head\.pth: these weights hold none for backbone, which would stay random'):
         run(tmp_path, load_from=str(tmp_path / 'head.pth'), model=model)
 
 
@@ -465,7 +465,7 @@ def test_a_training_that_saved_nothing_is_not_taken_for_the_one_before(tmp_path,
     assert latest_checkpoint(tmp_path) is None
     (tmp_path / 'iter_12.pth').rename(tmp_path / 'iter_160000.pth')
     assert len(run(tmp_path, resume=True, log_level='WARNING')) == 12
-    assert f'{tmp_path}/iter_160000.pth is of an earlier training; --resume' in capfd.readouterr().out
+    assert f'{tmp_path}/iter_160000.pth is from an earlier training; to resume that one' in capfd.readouterr().out
     assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_12.pth')
 
 
