@@ -172,7 +172,7 @@ def test_bad_checkpoints(config, error_of, tmp_path, monkeypatch, way, kind, mes
 def test_more_classes_than_the_model(config, error_of):
     options = 'model.decode_head.num_classes=3', 'model.auxiliary_head.num_classes=3'
     assert re.search(
-        r'the data has 7 classes \(.*\), but the model decode_head\.num_classes=3 and auxiliary_head\.num_classes=3',
+        r'data has 7 classes \(.*\), but the model has decode_head\.num_classes=3 and auxiliary_head\.num_classes=3',
         error_of('train.py', config, '--cfg-options', *options),
     )
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from mmatm.errors import InputError
 
-# Heads that tell all classes of the data apart, by the names that the toolboxes' models have for them. The semantic
-# branches of instance segmentation have other names.
+# Heads that predict all classes of the data, by their names in the toolboxes' models. The semantic branches of instance
+# segmentation have other names.
 _HEADS = (
     *('bbox_head', 'mask_head', 'mask_iou_head', 'point_head', 'panoptic_head'),
     *('decode_head', 'auxiliary_head', 'head'),
@@ -26,7 +26,7 @@ _LISTED = 100  # classes in the log
 
 
 class ClassCheck:
-    """Compares the classes of one loader's data with the model's, and counts what there is of each class."""
+    """Compares the classes of a loader's data with the model's, and counts the images and boxes of each class."""
 
     def __init__(self, model: nn.Module) -> None:
         self._heads = dict(_heads(model))
@@ -37,18 +37,20 @@ class ClassCheck:
         self.orders: set[tuple[str, ...]] = set()
 
     def compare(self, dataset: Any) -> None:
-        """Compares names and numbers of classes; says in a warning what may be meant.
+        """Compares names and numbers of classes; differences that may be intended lead to a warning.
 
         Args:
             dataset: A dataset of MMEngine's kind, no wrapper.
 
         Raises:
-            InputError: What cannot be meant.
+            InputError: A difference that cannot be intended.
         """
         classes = dataset.metainfo.get('classes')
         if isinstance(classes, str):
-            raise InputError(f'the classes of the data are the text {classes!r}; for one class write ({classes!r},)')
-        # Videos keep classes that their tracker leaves out.
+            raise InputError(
+                f'metainfo.classes of the dataset is the string {classes!r}; for a single class write ({classes!r},)'
+            )
+        # Video datasets keep classes that their tracker leaves out.
         compared = classes and not hasattr(type(dataset), 'num_all_imgs')
         by_label = None
         if compared and hasattr(dataset, 'cat_ids') and getattr(dataset, 'ann_file', ''):
@@ -65,7 +67,7 @@ class ClassCheck:
             self._compare_heads(dataset, classes)
 
     def count(self, dataset: Any, sample: dict) -> None:
-        """Adds a sample of a dataset that was compared."""
+        """Counts a sample of a dataset that was compared."""
         count, labels = self._count_of[id(dataset)], _labels(sample)
         count.has_boxes |= 'instances' in sample
         for label in labels:
@@ -74,7 +76,7 @@ class ClassCheck:
             count.images[label] += 1
 
     def report(self) -> None:
-        """Logs how much there is of each class, and warns of classes that are missing.
+        """Logs the images and boxes of each class, and warns of classes without any.
 
         Raises:
             InputError: A label is beyond the classes of a classifier.
@@ -86,7 +88,10 @@ class ClassCheck:
                 continue
             highest, head = max(count.labels), self._heads.get('head')
             if head is not None and highest >= head:
-                raise InputError(f'the data has the label {highest}, but the model head.num_classes={head}')
+                raise InputError(
+                    f'the data has label {highest}, but the model has head.num_classes={head}: it must be at least '
+                    f'{highest + 1}'
+                )
             print_log(count.describe(), 'current')
             absent = [name for label, name in enumerate(count.classes) if label not in count.labels]
             if absent and count.is_training:
@@ -99,11 +104,13 @@ class ClassCheck:
         if not other:
             return
         told = ' and '.join(f'{name}.num_classes={number}' for name, number in other.items())
-        text = f'the data has {len(classes)} classes ({_some(classes)}), but the model {told}'
+        text = f'the data has {len(classes)} classes ({_some(classes)}), but the model has {told}'
         # A detector's metric stops at labels that the data does not have, others' do not look at them.
         if hasattr(dataset, 'cat2label') or min(other.values()) < min(numbers):
-            raise InputError(f'{text}. Set num_classes={len(classes)} there, or metainfo.classes of the datasets')
-        print_log(f'{text}: it learns classes that are not there', 'current', WARNING)
+            raise InputError(
+                f'{text}. Set num_classes={len(classes)} in the model, or metainfo.classes in the datasets'
+            )
+        print_log(f'{text}, so some of its classes have no samples', 'current', WARNING)
 
 
 class _Count:
@@ -122,7 +129,7 @@ class _Count:
             return f'{what} by class: ' + ', '.join(map(' '.join, zip(names, numbers, strict=True)))
         order = sorted(labels, key=self.labels.__getitem__)
         few, median, many = (f'{names[i]} {numbers[i]}' for i in (order[0], order[len(order) // 2], order[-1]))
-        return f'{what} by class, of {len(names)}: fewest {few}, in the middle {median}, most {many}'
+        return f'{what} by class, for {len(names)} classes: fewest {few}, median {median}, most {many}'
 
 
 def _labels(sample: dict) -> list[int]:
@@ -158,21 +165,24 @@ def _compare_names(dataset: Any, classes: list[str]) -> tuple[str, ...] | None:
     unused = [name for name in names.values() if name not in classes]
     meant = {name: near for name in missing if (near := _nearest(name, unused))}
     if missing:
-        hint = ', '.join(f'{near} for {name}?' for name, near in list(meant.items())[:_SHOWN])
-        text = f'{file} has no classes {_some(missing)}' + (f' ({hint})' if hint else '')
+        hint = ', '.join(f'{near} for {name}' for name, near in list(meant.items())[:_SHOWN])
+        text = f'{file} has no classes {_some(missing)}' + (f' (did you mean {hint}?)' if hint else '')
         # Labels are places in the list of what the file has of the classes.
         if meant or by_label != classes[: len(by_label)] or not by_label:
-            raise InputError(f'{text}; it has {_some(list(names.values()))}. Set metainfo.classes of the dataset')
+            raise InputError(
+                f"{text}; its classes are {_some(list(names.values()))}. Set the dataset's metainfo.classes to the "
+                'names in the file'
+            )
         print_log(text, 'current', WARNING)
     elif by_label != classes:
         print_log(
-            f'{file} has the classes in another order, which labels follow: drawings will show wrong names. List them '
-            f'as {tuple(by_label)}',
+            f'{file} lists the classes in another order than metainfo.classes. Labels follow the file, so figures will '
+            f'show wrong names: set metainfo.classes to {tuple(by_label)}',
             'current',
             WARNING,
         )
     if unused:
-        print_log(f'the boxes of {len(unused)} classes of {file} are left out: {_some(unused)}', 'current', WARNING)
+        print_log(f'the boxes of {len(unused)} classes of {file} are not used: {_some(unused)}', 'current', WARNING)
     return (*by_label, *missing)
 
 

@@ -1,4 +1,4 @@
-"""Looks for damaged data before a training or test begins, not hours into it; at each file once on a machine."""
+"""Looks for damaged data before a training or test begins, not hours into it. A machine checks each file once."""
 
 import hashlib
 import os
@@ -30,11 +30,11 @@ _WINDOW, _SLICE = 2048, 32
 
 
 def check_dataset(dataset: Any, model: nn.Module) -> set[tuple[str, ...]]:
-    """Checks that the classes of a dataset are the model's, that no image is cut short, and label maps' values.
+    """Checks that a dataset has the model's classes, no damaged images, and no label values beyond its classes.
 
-    Files are those that the pipelines read from local disks. They are decoded only where they do not end as their
-    format ends; label maps are, too, where it is known which values they may have. A file that was found whole on this
-    machine, and has the same size and time since, is not looked at again.
+    It checks the files that the pipelines read from local disks. An image is whole if its last bytes are the end marker
+    of its format; only without that marker is it decoded. Label maps are decoded whenever it is known which values they
+    may have. A file that this machine has found whole is not checked again until its size or time changes.
 
     Args:
         dataset: A dataset of MMEngine's kind, or a wrapper of some. Others are not checked.
@@ -56,20 +56,22 @@ def check_dataset(dataset: Any, model: nn.Module) -> set[tuple[str, ...]]:
             readers = _readers(part)
             if 'img_path' not in readers and len(part) and part.get_data_info(0).get('img_path'):
                 kind = type(part).__name__
-                print_log(f'the images of {kind} are not checked: no transform known here reads them', 'current')
+                print_log(
+                    f'the images of {kind} are not checked: no loading transform was found in its pipeline', 'current'
+                )
             for start in range(0, len(part), _WINDOW):
                 window = range(start, min(start + _WINDOW, len(part)))
                 files.check([file for index in window for file in _files(part, index, readers, classes)])
                 advance(len(window))
     files.refuse()
     if parts:
-        print_log(f'data: {len(dataset)} samples; {files.describe()}', 'current')
+        print_log(f'checked the data of {len(dataset)} samples: {files.describe()}', 'current')
     classes.report()
     return classes.orders
 
 
 def check_images(paths: Sequence[str]) -> None:
-    """Checks that no image is cut short, decoding only those that do not end as their format ends.
+    """Checks that no image is damaged, decoding only those that lack the end marker of their format.
 
     Raises:
         InputError: Names the files.
@@ -107,10 +109,10 @@ class _Reader:
 
     Attributes:
         transform: The one that reads them.
-        is_plain: It is the toolboxes' usual one, which takes cut short JPEGs for whole, where Pillow does not.
+        is_plain: It is the toolboxes' usual one, which reads JPEGs that are cut short without an error; Pillow refuses.
         is_local: It reads from local disks.
         is_label: It reads label maps.
-        allowed: Highest value in the files of label maps, and the one that is ignored; None if they are not known.
+        allowed: The highest value of a class in label maps, and the ignored value; None if they are not known.
     """
 
     transform: Any
@@ -131,7 +133,7 @@ class _File(NamedTuple):
 
 
 def _readers(dataset: Any) -> dict[str, _Reader]:
-    """By the sample's key with the path; what no transform is known to read is left out, it may be anything."""
+    """How files are read, by the sample's key with their path; files that no known transform reads are left out."""
     from mmcv.transforms import LoadImageFromFile
 
     transforms = list(_transforms(getattr(dataset, 'pipeline', None)))
@@ -168,7 +170,7 @@ def _transforms(node: Any) -> Iterator[Any]:
 
 def _allowed_labels(dataset: Any, transform: Any) -> tuple[int, int] | None:
     classes = dataset.metainfo.get('classes')
-    # With classes of the user's choice the files hold those of the original dataset.
+    # If the user chose some classes, label maps still hold those of the original dataset.
     if not hasattr(dataset, 'reduce_zero_label') or getattr(dataset, 'label_map', None) or not classes:
         return None
     reduced = dataset.reduce_zero_label or getattr(transform, 'reduce_zero_label', False)
@@ -176,7 +178,7 @@ def _allowed_labels(dataset: Any, transform: Any) -> tuple[int, int] | None:
 
 
 def _files(dataset: Any, index: int, readers: dict[str, _Reader], classes: ClassCheck) -> Iterator[_File]:
-    """The files of a sample, which is counted."""
+    """The files of a sample, whose classes are counted on the way."""
     sample = dataset.get_data_info(index)
     classes.count(dataset, sample)
     for key, reader in readers.items():
@@ -188,11 +190,11 @@ def _files(dataset: Any, index: int, readers: dict[str, _Reader], classes: Class
 
 
 class _FileCheck:
-    """Looks at files, and notes in torch's cache which it has found whole; memory: 8 bytes a file."""
+    """Checks files, and notes in torch's cache which are whole; takes 8 bytes of memory a file."""
 
     def __init__(self) -> None:
         self._notes = Path(torch.hub.get_dir()) / 'mmatm/whole_files'
-        # Of each file a number that is another one if its path, size or time is, in order.
+        # Sorted numbers of files, see `_identify`: a file has another one if its path, size or time changes.
         self._known = _numbers(self._notes)
         self._new: list[np.ndarray] = []
         self._problems: list[str] = []
@@ -213,15 +215,15 @@ class _FileCheck:
             with alone(self._notes), whole_file(self._notes) as path:
                 np.union1d(_numbers(self._notes), new).tofile(path)
         except OSError as problem:
-            text = f'that the data is whole cannot be noted, the next start checks it again: {problem}'
+            text = f'the result of the data check cannot be saved, so the next start repeats it: {problem}'
             print_log(text, 'current', WARNING)
 
     def check(self, files: list[_File]) -> None:
-        """Looks at files that are not known to be whole."""
+        """Checks the files that are not known to be whole."""
         numbers = np.array(self._spread(_identify, files), np.uint64)
         remote = np.array([not file.reader.is_local or '://' in file.path for file in files], bool)
         plain = np.array([file.reader.is_plain for file in files], bool)
-        elsewhere = remote | (~plain & (numbers == 0))  # a reader of its own kind may take names that are no files
+        elsewhere = remote | (~plain & (numbers == 0))  # a custom transform may take names that are no files
         for i in np.flatnonzero(elsewhere):
             self._ask(files[i])
         known = np.zeros(len(files), bool)
@@ -245,12 +247,13 @@ class _FileCheck:
             raise InputError('damaged data:\n  ' + '\n  '.join(self._problems) + more)
 
     def describe(self) -> str:
-        text = f'{self._images} images and {self._labels} label maps are whole'
-        text += f', of which {self._again} were checked before' if self._again else ''
-        return text + (f'; {self._elsewhere} files are not on local disks and not checked' if self._elsewhere else '')
+        """What was checked, for the end of a message."""
+        text = f'{self._images} images and {self._labels} label maps, all undamaged'
+        text += f' ({self._again} of these files were checked earlier)' if self._again else ''
+        return text + (f'; {self._elsewhere} files not on local disks were not checked' if self._elsewhere else '')
 
     def _ask(self, file: _File) -> None:
-        """Has the pipeline read what is no local file, until it has read one; else it is not there at all."""
+        """Lets the pipeline read a file that is not local, unless it has read one before or failed several times."""
         answers = self._asked.setdefault(file.reader, [])
         if None not in answers and len(answers) < _SHOWN:
             answers.append(_read(file))
@@ -271,7 +274,7 @@ def _numbers(notes: Path) -> np.ndarray:
 
 
 def _identify(file: _File) -> int:
-    """A number for a file as it is now, and for how it is read."""
+    """A number for a file in its present state, and for how it is read; 0 if it does not exist."""
     try:
         stat = os.stat(file.path)  # noqa: PTH116 (faster)
     except (OSError, ValueError):
@@ -327,6 +330,6 @@ def _problem(path: str, error: Exception) -> str:
         return f'{path}: does not exist'
     if isinstance(error, Image.DecompressionBombError):
         size = str(error).split(' exceeds')[0]
-        return f'{path}: more pixels than Pillow opens ({size}); cut it, or read it with imdecode_backend=cv2'
+        return f'{path}: more pixels than Pillow opens ({size}); crop it, or read it with imdecode_backend=cv2'
     what = 'cut short or not an image' if os.path.exists(path) else 'cannot be read'  # noqa: PTH110 (keys of backends)
     return f'{path}: {what} ({str(error).split(chr(10))[0]})'

@@ -1,4 +1,4 @@
-"""Whether the data that a config names is there, before anything is built."""
+"""Checks that the data that a config names exists, before anything is built."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,17 @@ _TOOLBOXES = 'mmdet', 'mmengine', 'mmpretrain', 'mmseg'
 
 
 def missing_data(cfg: Config, parts: Sequence[str] = ('train', 'val')) -> list[str]:
-    """What folders and annotation files of a config's datasets and evaluators are not there.
+    """The folders and annotation files of a config's datasets and evaluators that do not exist.
 
-    Only local paths are looked for, and only those of datasets that the toolboxes read: others may download theirs,
-    or mean something else by the same words.
+    Only local paths of the toolboxes' own datasets are checked: other classes may download their data, or give these
+    keys another meaning.
 
     Args:
         cfg: The config.
         parts: Of ``'train'``, ``'val'`` and ``'test'``, those that will run.
 
     Returns:
-        A message for each path, with the config's entry.
+        A message for each path, with its key in the config.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     named: dict[str, str] = {}
@@ -42,17 +42,17 @@ def missing_data(cfg: Config, parts: Sequence[str] = ('train', 'val')) -> list[s
 
 
 def require_data(cfg: Config, parts: Sequence[str] = ('train', 'val')) -> None:
-    """Checks that the data is there. Arguments as of `missing_data`.
+    """Checks that the data exists. Arguments as of `missing_data`.
 
     Raises:
-        InputError: Names all that is not.
+        InputError: Names all folders and files that do not exist.
     """
     if missing := missing_data(cfg, parts):
         raise InputError('\n'.join(missing))
 
 
 def _places(dataset: Any, entry: str) -> Iterator[tuple[str, str]]:
-    """(path, entry of the config) of what a dataset reads; of its root alone, where that is not there."""
+    """(path, key in the config) of what a dataset reads; only of its root, if that does not exist."""
     if isinstance(dataset, (list, tuple)):
         for i, part in enumerate(dataset):
             yield from _places(part, f'{entry}.{i}')

@@ -1,8 +1,8 @@
-"""Makes small images of shapes, in the layouts of ADE20K, COCO and ImageNet: data to try everything on.
+"""Makes a dataset of small images of shapes, in the layouts of ADE20K, COCO and ImageNet, to try everything on.
 
-A class is a shape. Each shape has a texture that it mostly wears, colours are drawn at random for shapes and background
-alike, and the background is textured too. Shapes cover each other. Irregular blobs among them belong to no class:
-unlabelled in the semantic maps, absent from the instances. The images to classify hold one whole shape each.
+A class is a shape. Each shape has a texture of its own in most images; colours of shapes and background are random, and
+the background is textured too. Shapes occlude each other. Irregular blobs among them belong to no class: they are
+unlabelled in the label maps and no instances. The images for classification show one whole shape each.
 """
 
 import json
@@ -33,7 +33,7 @@ _UNLABELLED, _BACKGROUND = 0, len(SEMANTIC_CLASSES)
 _TEXTURES = ('plain', 'rows', 'columns', 'diagonals', 'checks', 'dots')  # of the shapes, in their order
 _OWN_TEXTURE = 0.95  # how often a shape wears its own
 _MIN_VISIBLE = 0.25  # of a shape's area, for it to count as an instance
-_OBJECTS = 4  # images to classify, by those of scenes
+_OBJECTS = 4  # images for classification, by those of scenes
 
 
 @dataclass
@@ -72,7 +72,7 @@ def draw_scene(size: int, rng: Generator) -> Scene:
 
 
 def draw_object(kind: int, size: int, rng: Generator) -> np.ndarray:
-    """Draws one shape before a blob, an image (size, size, 3) uint8, BGR; kind is its index into `SHAPES`."""
+    """Draws one shape in front of a blob: an image (size, size, 3) uint8, BGR; kind is its index into `SHAPES`."""
     image = _background(size, rng)
     for part, smallest in ((None, 0.2), (kind, 0.25)):
         centre = size * rng.uniform(0.35, 0.65, 2)
@@ -145,14 +145,14 @@ def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int
     """Writes a dataset: count images for training and a quarter of that for validation.
 
     `folder/ade` has ADE20K's layout, `folder/coco` that of COCO instances, with the same scenes, and `folder/imagenet`
-    has four times as many images of one shape each, in a folder a class. The same arguments write the same images;
-    an image does not depend on the count.
+    has four times as many images of one shape each, with a folder for each class. The same arguments write the same
+    images; an image does not depend on the count.
 
     Args:
-        folder: Where to; made if need be. A dataset of shapes that is there already is replaced.
+        folder: The output directory, created if needed. A dataset of shapes in it is replaced.
         count: Scenes for training, 1 or more.
         size: Height and width in pixels, 32 or more.
-        seed: Other seeds, other images.
+        seed: Different seeds give different images.
 
     Raises:
         InputError: An argument out of range, or a folder that holds something else.
@@ -162,7 +162,7 @@ def write_shapes(folder: str | Path, count: int = 400, size: int = 96, seed: int
     folder = Path(folder)
     marker = folder / 'shapes.json'
     if folder.exists() and not marker.is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f'{folder} holds something else than a dataset of shapes; choose another folder')
+        raise InputError(f'{folder} exists and is not a dataset of shapes; choose another folder')
     for layout in ('ade', 'coco', 'imagenet'):
         if (folder / layout).exists():
             shutil.rmtree(folder / layout)

@@ -87,7 +87,7 @@ def test_detector_of_other_classes_than_the_data(coco, number):
     with pytest.raises(InputError) as error:
         check_dataset(coco(), two_stage(number))
     told = ' and '.join(f'roi_head.{name}.num_classes={number}' for name in ('bbox_head.0', 'bbox_head.1', 'mask_head'))
-    assert f'the data has 3 classes (cat, dog, person), but the model {told}. Set num_classes=3' in str(error.value)
+    assert f'the data has 3 classes (cat, dog, person), but the model has {told}. Set num_classes=3' in str(error.value)
 
 
 def test_detector_of_the_commands(error_of, shapes, tmp_path):
@@ -101,7 +101,7 @@ def test_detector_of_the_commands(error_of, shapes, tmp_path):
 def test_counts_in_one_line(coco, log):
     check_dataset(coco(), two_stage(3))
     assert log == [
-        'data: 3 samples; 3 images and 0 label maps are whole',
+        'checked the data of 3 samples: 3 images and 0 label maps, all undamaged',
         'images/boxes by class: cat 1/1, dog 1/1, person 2/3',
     ]
 
@@ -112,12 +112,13 @@ def test_misspelt_class(coco, first, names):
     for wrong in ('persn', 'Person'):
         with pytest.raises(InputError) as error:
             check_dataset(coco((names[0], names[1], wrong), categories=names, first=first), two_stage(3))
-        assert f'instances.json has no classes {wrong} (person for {wrong}?); it has {names[0]}, ' in str(error.value)
+        hint = f'(did you mean person for {wrong}?); its classes are {names[0]}, '
+        assert f'instances.json has no classes {wrong} {hint}' in str(error.value)
 
 
 def test_class_that_is_not_in_the_file(coco, log):
     # The labels of what is behind it would be another class's.
-    with pytest.raises(InputError, match=r'instances\.json has no classes zebra; it has cat, dog, person'):
+    with pytest.raises(InputError, match=r'instances\.json has no classes zebra; its classes are cat, dog, person'):
         check_dataset(coco(('cat', 'zebra', 'dog', 'person')), two_stage(4))
     with pytest.raises(InputError, match='has no classes zebra'):
         check_dataset(coco(('zebra',)), two_stage(1))
@@ -129,18 +130,18 @@ def test_class_that_is_not_in_the_file(coco, log):
 
 def test_classes_in_another_order(coco, log):
     check_dataset(coco(('person', 'dog', 'cat')), two_stage(3))
-    expected = r"instances\.json has the classes in another order.*List them as \('cat', 'dog', 'person'\)"
+    expected = r"instances\.json lists the classes in another order.*metainfo\.classes to \('cat', 'dog', 'person'\)"
     assert re.match(expected, log[0])
 
 
 def test_classes_that_are_left_out(coco, log):
     check_dataset(coco(('cat', 'person')), two_stage(2))
-    assert log[0] == 'the boxes of 1 classes of instances.json are left out: dog'
+    assert log[0] == 'the boxes of 1 classes of instances.json are not used: dog'
     assert log[2] == 'images/boxes by class: cat 1/1, person 2/3'
 
 
 def test_classes_that_are_a_text(coco):
-    with pytest.raises(InputError, match=r"are the text 'person'; for one class write \('person',\)"):
+    with pytest.raises(InputError, match=r"is the string 'person'; for a single class write \('person',\)"):
         check_dataset(coco('person'), two_stage(6))
 
 
@@ -186,7 +187,7 @@ def test_many_classes_in_one_line(coco, log):
     names = tuple(f'class {i}' for i in range(200))
     check_dataset(coco(names, categories=names), two_stage(200))
     assert log[1] == (
-        'images/boxes by class, of 200: fewest class 3 0/0, in the middle class 103 0/0, most class 2 2/3'
+        'images/boxes by class, for 200 classes: fewest class 3 0/0, median class 103 0/0, most class 2 2/3'
     )
     assert log[2] == 'the data has no samples of 197 classes: class 3, class 4, class 5, class 6, class 7 and 192 more'
 
@@ -202,8 +203,8 @@ def test_segmentor_of_other_classes_than_the_data(log):
     check_dataset(segmentation(11), model(**heads))
     told = 'decode_head.0.num_classes=150 and decode_head.1.num_classes=150 and auxiliary_head.num_classes=150'
     assert log[0] == (
-        f'the data has 11 classes (c0, c1, c2, c3, c4 and 6 more), but the model {told}: it learns classes that are '
-        'not there'
+        f'the data has 11 classes (c0, c1, c2, c3, c4 and 6 more), but the model has {told}, so some of '
+        'its classes have no samples'
     )
     with pytest.raises(InputError, match=r'151 classes .* decode_head\.0\.num_classes=150'):
         check_dataset(segmentation(151), model(**heads))
@@ -223,13 +224,13 @@ def test_classifier_of_other_classes_than_the_data(shapes, log, tmp_path, error_
     with pytest.raises(InputError, match=rf'the data has {count} classes .*head\.num_classes={count - 1}'):
         check_dataset(dataset, model(head=count - 1))
     check_dataset(dataset, model(head=1000))
-    assert any('head.num_classes=1000: it learns classes that are not there' in line for line in log)
+    assert any('head.num_classes=1000, so some of its classes have no samples' in line for line in log)
     # Labels without names, from a list of files.
     (tmp_path / 'list.txt').write_text(''.join(f'{i}.jpg {i}\n' for i in range(4)))
     dataset = CustomDataset(ann_file=str(tmp_path / 'list.txt'), data_prefix=str(folder), pipeline=[])
     check_dataset(dataset, model(head=4))
     assert log[-1] == 'images by class: 0 1, 1 1, 2 1, 3 1'
-    with pytest.raises(InputError, match=r'the data has the label 3, but the model head\.num_classes=3'):
+    with pytest.raises(InputError, match=r'the data has label 3, but the model has .*=3: it must be at least 4'):
         check_dataset(dataset, model(head=3))
 
 

@@ -117,13 +117,13 @@ def test_each_file_is_looked_at_once(tmp_path, shapes, cache, looked_at, log):
     files = sorted(root.rglob('*'))
     check(segmentation(root, metainfo={'classes': tuple('abcdefg')}))
     assert len(looked_at) == len(set(looked_at)) == 48
-    assert '24 images and 24 label maps are whole' in log()
+    assert '24 images and 24 label maps, all undamaged' in log()
     looked_at.clear()
     # The same files as they are validated on, and repeated.
     check(segmentation(root, metainfo={'classes': tuple('abcdefg')}, indices=9, test_mode=True))
     check(RepeatDataset(segmentation(root, metainfo={'classes': tuple('abcdefg')}), 3))
     assert not looked_at
-    assert '72 samples; 24 images and 24 label maps are whole, of which 48 were checked before' in log()
+    assert '72 samples: 24 images and 24 label maps, all undamaged (48 of these files were checked earlier)' in log()
     # Other classes are another question to the label maps.
     with pytest.raises(InputError, match='the highest class is 3'):
         check(segmentation(root, metainfo={'classes': tuple('abc')}))
@@ -149,7 +149,7 @@ def test_where_nothing_can_be_noted(tmp_path, cache, log, looked_at):
     dataset = Samples(images(tmp_path / 'data', 2), [LoadImageFromFile()])
     for _ in range(2):
         check(dataset)
-        assert re.search(r'that the data is whole cannot be noted, the next start checks it again: .*torch', log())
+        assert re.search(r'the result of the data check cannot be saved, so the next start repeats it: .*torch', log())
     assert len(looked_at) == 4
 
 
@@ -182,7 +182,7 @@ def test_what_a_backend_maps_is_no_local_file(shapes, key, log, monkeypatch):
     monkeypatch.setattr(Mapped, 'root', shapes / 'ade/images/training')
     load = LoadImageFromFile(backend_args={'backend': 'mapped'})
     check(Samples([{'img_path': key}, {'img_path': 'not looked for'}], [load]))
-    assert '2 files are not on local disks and not checked' in log()
+    assert '2 files not on local disks were not checked' in log()
     with pytest.raises(InputError, match=r'absent\.jpg: does not exist'):
         check(Samples([{'img_path': 'absent.jpg'}, {'img_path': key}], [load]))
 
@@ -226,7 +226,7 @@ def test_what_the_pipeline_reads_passes(tmp_path, log, monkeypatch):
     check(Samples([{'img_path': [str(volume), str(labels)]}], [LoadNumpyArrays()]))
     assert 'not checked' not in log()
     check(Samples([{'img_path': str(tmp_path / 'absent.jpg')}], [Decrypt()]))
-    assert 'the images of Samples are not checked: no transform known here reads them' in log()
+    assert 'the images of Samples are not checked: no loading transform was found in its pipeline' in log()
     check(Samples([{'img_path': str(tmp_path / 'absent.jpg')}], [LoadImageFromFile(ignore_empty=True)]))
     for path in (volume, labels, tmp_path / 'bands.tif'):
         path.write_bytes(path.read_bytes()[:100])
@@ -250,7 +250,7 @@ def test_names_that_only_the_pipeline_knows(log):
     read = []
     samples = [{'img_path': f'archive#{i}.jpg', 'read': read} for i in range(4)]
     check(Samples(samples, [LoadFromArchive()], serialize_data=False))
-    assert '0 images and 0 label maps are whole; 4 files are not on local disks and not checked' in log()
+    assert '0 images and 0 label maps, all undamaged; 4 files not on local disks were not checked' in log()
     names = [f'{i}.jpg' for i in range(9)]
     with pytest.raises(InputError, match=r'(?s)damaged data:\n  0\.jpg: does not exist.*  4\.jpg: does not exist$'):
         check(Samples([{'img_path': name} for name in names], [LoadFromArchive()]))
@@ -291,7 +291,7 @@ def test_images_of_many_pixels(tmp_path, shapes, monkeypatch):
     image.write_bytes((shapes / 'ade/images/training/000003.jpg').read_bytes() + b'more')
     check(Samples([{'img_path': str(image)}], [LoadImageFromFile()]))
     check_images([str(image)])
-    message = r'more pixels than Pillow opens \(.*4096 pixels\).*; cut it, or read it with imdecode_backend=cv2'
+    message = r'more pixels than Pillow opens \(.*4096 pixels\).*; crop it, or read it with imdecode_backend=cv2'
     with pytest.raises(InputError, match=rf'image\.jpg: {message}'):
         check(Samples([{'img_path': str(image)}], [LoadImageFromFile(imdecode_backend='pillow')]))
     with pytest.raises(InputError, match=rf'000001\.png: {message}'):

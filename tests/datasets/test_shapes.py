@@ -89,7 +89,7 @@ def test_other_folders_are_left_alone(tmp_path):
         folder = tmp_path / name.partition('.')[0].partition('/')[0]
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text('precious')
-        with pytest.raises(InputError, match='holds something else'):
+        with pytest.raises(InputError, match='is not a dataset of shapes'):
             write_shapes(folder)
         assert (folder / name).read_text() == 'precious'
 

@@ -246,7 +246,7 @@ def test_settings_that_are_missing():
 def test_no_backbone_with_depths():
     model = nn.ModuleDict({'backbone': nn.Conv2d(3, 3, 1), 'head': nn.Linear(2, 2)})
     with pytest.raises(
-        InputError, match=r'no part of this ModuleDict .*: backbone \(Conv2d\), head \(Linear\)\. Backbon'
+        InputError, match=r'no part of this ModuleDict .*: backbone \(Conv2d\), head \(Linear\)\. All'
     ):
         wrapper(model)
     classifier = {'type': 'ImageClassifier', 'backbone': {'type': 'MobileNetV2'}}
