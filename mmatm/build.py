@@ -1,4 +1,4 @@
-"""Builds the models of configs, and parts of them, for all that is not a training or a test."""
+"""Builds the models of configs, and parts of them, for everything but training and testing."""
 
 import copy
 from collections.abc import Callable
@@ -27,12 +27,12 @@ def build_model(cfg: Config, device: str = 'cpu') -> nn.Module:
 
 
 def build_module(cfg: dict, device: str = 'cpu', keep: Callable[[PretrainedWeights], bool] | None = None) -> nn.Module:
-    """Builds a model or a part of one as it can run in one process, from random weights; SyncBN is BN.
+    """Builds a model or a part of one with random weights, to run in one process: SyncBN becomes BN.
 
     Args:
         cfg: Its config. The default scope has to be that of its toolbox.
         device: `'meta'` builds it without values, which takes no time.
-        keep: Tells which pretrained weights are kept.
+        keep: Which pretrained weights of the config are kept.
     """
     cfg = without_pretrained(cfg, keep)
     try:

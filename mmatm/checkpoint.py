@@ -30,7 +30,7 @@ def _statistic(owner: type, name: str) -> Callable:
     return getattr(HistoryBuffer, name)
 
 
-# How many names a message shows of each kind; all would be a wall of them.
+# How many names a message shows of each kind; all could be hundreds.
 _SHOWN = 3
 
 # What MMEngine puts into its checkpoints beside tensors, and the authors' scripts into theirs. torch.load refuses
@@ -55,7 +55,7 @@ torch.serialization.add_safe_globals(_ALLOWED)
 
 
 def load_safely(file: Any, map_location: Any = None, mmap: bool | None = None) -> Any:
-    """`torch.load` of plain values, tensors and what is allowed here, whatever others have done to PyTorch's list.
+    """`torch.load` for plain values, tensors and what is allowed here, whatever others have done to PyTorch's list.
 
     Raises:
         pickle.UnpicklingError: The file holds something else. None of it was run.
@@ -78,7 +78,7 @@ CONTAINERS = 'model_ema', 'state_dict_ema', 'state_dict', 'model'
 
 @contextmanager
 def local_file(path: str) -> Iterator[str]:
-    """Gives the local file of a checkpoint for the time being; paths are as `read_checkpoint` takes them.
+    """Yields the local file of a checkpoint, which is there until the end of the block; paths as in `read_checkpoint`.
 
     Raises:
         InputError: It cannot be fetched, or what comes is no checkpoint.
@@ -98,11 +98,11 @@ def read_checkpoint(
     Args:
         path: A local path; an http address, fetched into torch's cache once; or what MMEngine's file backends read.
         map_location: As `torch.load` takes it.
-        digest: Whether to say the file's SHA-256 too.
+        digest: Whether to return the file's SHA-256 too.
         containers: Where in the file the weights are, by key: the first that is there.
 
     Returns:
-        The file's dict with `state_dict`, and with `sha256` if asked; other containers of weights are gone.
+        The file's dict with `state_dict`, and with `sha256` if asked, without the other containers of weights.
 
     Raises:
         InputError: The file is missing, cut short, no checkpoint, or holds code; it cannot be fetched.
@@ -124,7 +124,7 @@ def read_checkpoint(
         raise InputError(f'{path} is damaged or was not written by torch.save; it was not loaded') from None
     except Exception as error:  # damaged bytes make the unpickler stumble in any way
         reason = f'{type(error).__name__} {error}'.partition('\n')[0]
-        raise InputError(f'{path} is cut short or no PyTorch checkpoint ({reason})') from None
+        raise InputError(f'{path} is cut short or not a PyTorch checkpoint ({reason})') from None
     if not isinstance(checkpoint, dict):
         raise InputError(f'{path} holds a {type(checkpoint).__name__}, not a dict of weights')
 
@@ -147,7 +147,7 @@ def _sha256(file: BinaryIO) -> str:
 
 
 def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Loads weights into a model that they have to fill; weights that it does not use are named in a warning.
+    """Loads weights that have to fill a model; a warning names those that it does not use.
 
     Raises:
         InputError: Names parameters that are missing or of another shape, the first of them.
@@ -156,13 +156,14 @@ def fill_model(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         with own_names_shown(weights):
             keys = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # shapes, a line each
-        shown = brief({'the weights are of another model than the config': str(error).splitlines()[1:]})
+        shown = brief({'the weights belong to another model than that of the config': str(error).splitlines()[1:]})
         raise InputError(shown) from None
     missing = [name for name in keys.missing_keys if not name.endswith('num_batches_tracked')]
     if missing:
         raise InputError(f'the weights do not fill the model; {brief({"missing": missing})}')
     if keys.unexpected_keys:
-        print_log(f'not used by this model: {", ".join(keys.unexpected_keys)}', 'current', logging.WARNING)
+        unused = ', '.join(keys.unexpected_keys)
+        print_log(f'weights that this model does not use: {unused}', 'current', logging.WARNING)
 
 
 class ForeignWeightsError(InputError):
@@ -182,7 +183,7 @@ class ForeignWeightsError(InputError):
 
 @contextmanager
 def own_names_shown(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Where weights turn out to be of another network, the refusal shows what names they have."""
+    """Makes the refusal of another network's weights show the names that they had before anything renamed them."""
     try:
         yield
     except ForeignWeightsError as error:
@@ -214,8 +215,8 @@ def brief(names: Mapping[str, Sequence[str]]) -> str:
 def latest_checkpoint(folder: str) -> str | None:
     """The newest whole checkpoint of the training in a folder, or None if it has none yet.
 
-    That is the one that `last_checkpoint` names; an empty `last_checkpoint` is of a training that has saved nothing.
-    Where that one is cut short or gone, it is the one with most iterations of the same training.
+    That is the one that `last_checkpoint` names; if this file is empty, the training has saved nothing yet. If
+    the named one is cut short or gone, it is the one with the most iterations of the same training.
     """
     named = Path(folder) / 'last_checkpoint'
     text = named.read_text().strip() if named.is_file() else None
@@ -228,7 +229,7 @@ def latest_checkpoint(folder: str) -> str | None:
 
 
 def checkpoint_to_resume(resume: bool | str | None, load_from: str | None, folder: str) -> str | None:
-    """The checkpoint that a training goes on from, or None if it begins.
+    """The checkpoint that a training resumes from, or None if it starts from the beginning.
 
     Args:
         resume: A path; True or `'auto'` for the newest in the folder, if there is one.
@@ -251,7 +252,7 @@ def training_checkpoints(folder: str) -> list[tuple[int, str]]:
     if not found:
         return []
     _, training, *last = max(found, key=lambda entry: (entry[0], entry[2]))
-    if training is None:  # written by others, who do not say of which training
+    if training is None:  # written by others, who do not record which training it is from
         return [tuple(last)]
     return sorted(((i, path) for _, other, i, path in found if other == training), reverse=True)
 
@@ -261,13 +262,13 @@ def _is_whole(path: str | Path) -> bool:
 
 
 def read_meta(path: str) -> dict:
-    """What a checkpoint on a disk tells of its training; its tensors are not read.
+    """What a checkpoint on a disk records of its training; its tensors are not read.
 
     Raises:
-        InputError: As `read_checkpoint`; or it tells nothing.
+        InputError: As `read_checkpoint`; or it records nothing.
     """
     try:
         meta = load_safely(path, 'cpu', mmap=True)['meta']
         return {**meta, 'iter': int(meta['iter'])}
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(f'{path} does not tell of which training it is ({type(error).__name__})') from None
+        raise InputError(f'{path} does not record which training it is from ({type(error).__name__})') from None

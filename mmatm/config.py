@@ -1,4 +1,4 @@
-"""Reads configs the way the commands in tools/ need them: checked, and fit for the machine at hand."""
+"""Reads configs as the commands in tools/ need them: checked, and adapted to the machine."""
 
 import difflib
 import inspect
@@ -42,7 +42,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
         options: Values by dotted key. A key must exist, unless it begins with `+`, which adds it.
 
     Raises:
-        InputError: No such config; a key that does not exist, or whose change would have no effect.
+        InputError: There is no such config, or no such key, or changing the key would have no effect.
     """
     file = Path(installed_file(path) if '::' in path else path)
     if not file.is_file():
@@ -85,7 +85,7 @@ def installed_configs(package: str) -> Path:
     """
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
-        raise InputError(f'{package or "a toolbox without a name"} is not installed here, so none of its configs is')
+        raise InputError(f'{package or "a toolbox without a name"} is not installed here, so it has no configs here')
     folder = Path(spec.origin).parent / '.mim/configs'
     if not folder.is_dir():
         raise InputError(f'{package} was installed without its configs; install it with pip, not from its sources')
@@ -135,8 +135,8 @@ def _check_key(cfg: Config, key: str) -> None:
         used = [n for n, value in known.items() if telling and n.split('.')[0] in effective and value == tree[top]]
         instead = ' '.join(f'{name}{key.removeprefix(top)}=...' for name in used)
         raise InputError(
-            f'{top} is a variable of the config file, changing it here would have no effect; '
-            + (f'set what was made from it: {instead}' if used else 'copy the config and change it there')
+            f'{top} is a variable of the config file, so that changing it here would have no effect; '
+            + (f'set the entries made from it: {instead}' if used else 'copy the config and change it there')
         )
 
 
@@ -148,7 +148,7 @@ def innermost_dataset(dataset: dict) -> dict:
 
 
 def fit_to_machine(cfg: Config) -> None:
-    """Without CUDA, mixed precision gives way to float32, and says so."""
+    """Replaces mixed precision by float32 where there is no CUDA, and logs that."""
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
         print_log('no CUDA here: training in float32 instead of mixed precision', 'current')

@@ -8,10 +8,10 @@ class InputError(ValueError):
 
 
 def raise_all(checks: Iterable[Callable[[], object]]) -> None:
-    """Runs all checks, so that everything that is wrong is said at once and not one thing a run.
+    """Runs all checks, to report everything that is wrong at once.
 
     Raises:
-        InputError: That of the one check that raised one, or one with the messages of all that did.
+        InputError: That of the only check that raised one, or one that lists the messages of all that did.
     """
     refusals = []
     for check in checks:

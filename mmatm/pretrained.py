@@ -1,4 +1,4 @@
-"""The weights that a model's config starts from, in every form that the toolboxes have: found, checked, taken out."""
+"""The pretrained weights of a model's config, in every form that the toolboxes have: found, checked, removed."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ class PretrainedWeights:
 
     Attributes:
         keys: The keys that lead to it: to an `init_cfg`'s `checkpoint`, a `pretrained` or a `teacher_ckpt`.
-        file: A path, an address or a toolbox's name for one; None where the class itself knows (`pretrained=True`).
+        file: A path, an address or a toolbox's name for one; None if the class itself chooses it (`pretrained=True`).
         node: The dict that has the entry.
     """
 
@@ -41,7 +41,7 @@ class PretrainedWeights:
 
     @property
     def of_teacher(self) -> bool:
-        """Whether they are of a network that is not trained, and that checkpoints do not hold."""
+        """Whether they are for a teacher, which is not trained and not in checkpoints."""
         return self.entry == 'teacher_ckpt'
 
     @property
@@ -52,7 +52,7 @@ class PretrainedWeights:
 
 
 def pretrained_weights(model: dict, path: Keys = ()) -> Iterator[PretrainedWeights]:
-    """Those of a model's config, and of the models within it; `path` leads to the model."""
+    """All pretrained weights in a model's config and in the models within it; `path` leads to the model."""
     for keys, node in dicts(model, path):
         for entry in ('init_cfg', 'pretrained', 'teacher_ckpt'):
             for below, file in _files(entry, node.get(entry)):
@@ -68,7 +68,7 @@ def _files(entry: str, value: Any) -> list[tuple[Keys, str | bool]]:
 
 
 def without_pretrained(model: dict, keep: Callable[[PretrainedWeights], bool] | None = None) -> dict:
-    """A copy of a model's config that starts from random weights, but for those to keep."""
+    """A copy of a model's config without pretrained weights, except for those to keep."""
     model = copy.deepcopy(model)
     for found in list(pretrained_weights(model)):
         if keep is not None and keep(found):
@@ -80,7 +80,7 @@ def without_pretrained(model: dict, keep: Callable[[PretrainedWeights], bool] | 
 
 
 def missing_pretrained(model: dict) -> list[str]:
-    """A message on each file that a model's config would start from and that is not there; addresses are not tried."""
+    """A message on each file with pretrained weights that does not exist; addresses are not tried."""
     messages = []
     for found in pretrained_weights(model, ('model',)):
         if found.file is None or '://' in found.file or Path(found.file).is_file():
@@ -97,10 +97,10 @@ def missing_pretrained(model: dict) -> list[str]:
 
 
 def require_pretrained(model: dict) -> None:
-    """Checks that the files are there that a model's config starts from.
+    """Checks that the files with the pretrained weights of a model's config exist.
 
     Raises:
-        InputError: Names all that are not, says where the authors publish them, and the other ways on.
+        InputError: Names all that do not, where the authors publish them, and what else can be done.
     """
     if missing := missing_pretrained(model):
         raise InputError('\n'.join(missing))
@@ -109,7 +109,7 @@ def require_pretrained(model: dict) -> None:
 def fetch_pretrained(model: dict) -> None:
     """Fetches the weights of this project's backbones from http addresses; the toolboxes fetch theirs themselves.
 
-    Processes wait for one another for some minutes only, so it is done before they do.
+    This is done before several processes wait for one another, which they do for some minutes only.
 
     Raises:
         InputError: They cannot be fetched.

@@ -37,7 +37,7 @@ def test_missing_config(error_of):
         ('train_dataloader.dataset.pipeline.9.prob=1', r'no train_dataloader\.dataset\.pipeline\.9\.prob'),
         (
             'channels="[1,2,3,4]"',
-            r'would have no effect; set what was made from it: model\.backbone\.arch\.channels=\.',
+            r'would have no effect; set the entries made from it: model\.backbone\.arch\.channels=\.',
         ),
     ],
 )
@@ -150,7 +150,7 @@ def bad_checkpoint(kind: str, path: Path) -> Path:
     ('kind', 'message'),
     [
         ('absent', r'there is no checkpoint \S+bad\.pth'),
-        ('cut', r'bad\.pth is cut short or no PyTorch checkpoint'),
+        ('cut', r'bad\.pth is cut short or not a PyTorch checkpoint'),
         ('other size', r'bad\.pth: weights of ATMNet of a custom size \(depths \[2, 2, 2, 3\]'),
         ('other network', r'bad\.pth: these are not weights of ATMNet'),
         ('code', r'bad\.pth holds more than weights \(posix\.mkdir\)'),

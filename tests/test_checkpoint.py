@@ -138,7 +138,7 @@ def test_latest_checkpoint_is_the_newest_whole_one(tmp_path):
     assert latest_checkpoint(str(tmp_path)) is None
     for i in (5, 20, 100):
         torch.save({'state_dict': {}, 'meta': {'iter': i, 'time': f'20260101_{i:06}'}}, tmp_path / f'iter_{i}.pth')
-    torch.save({'state_dict': {}}, tmp_path / 'iter_500.pth')  # does not tell of which training it is
+    torch.save({'state_dict': {}}, tmp_path / 'iter_500.pth')  # does not record its training
     (tmp_path / 'best_mIoU_iter_200.pth').write_bytes((tmp_path / 'iter_5.pth').read_bytes())
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'iter_100.pth')
     whole = (tmp_path / 'iter_100.pth').read_bytes()
@@ -304,7 +304,7 @@ def test_damaged_files_are_refused(golden, pyramid, tmp_path):
             ):
                 start(golden, tmp_path / 'cut.pth')
     (tmp_path / 'text.pth').write_text('not a checkpoint')
-    with pytest.raises(InputError, match=r'text\.pth is (cut short or no PyTorch checkpoint|damaged)'):
+    with pytest.raises(InputError, match=r'text\.pth is (cut short or not a PyTorch checkpoint|damaged)'):
         start(golden, tmp_path / 'text.pth')
     torch.save([1, 2], tmp_path / 'list.pth')
     with pytest.raises(InputError, match='holds a list, not a dict of weights'):

@@ -186,7 +186,7 @@ def test_old_layout_is_tested_directly(config, tmp_path, tool):
     path = stand_ins.upernet_file(tmp_path / 'old.pth', backbone, arch['channels'], 7, 16, 8)
     output = tool('test.py', config, path)
     assert miou(output)
-    assert 'not used by this model' not in output
+    assert 'weights that this model does not use' not in output
 
 
 def test_distributed_refusal_is_one_message(config, tool, tmp_path, port):

@@ -23,13 +23,14 @@ silence()  # here, as worker processes that are spawned import the command again
 def config_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every command on a config has; `load_config` takes them."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmseg::upernet/NAME.py')
+    parser.add_argument('config', help='a file, or a config of an installed toolbox such as mmseg::upernet/NAME.py')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='change entries of the config; +KEY=VALUE adds one. Lists as KEY="[a,b]", entries of lists as KEY.0.NAME',
+        help='change entries of the config; +KEY=VALUE adds one. Write lists as KEY="[a,b]" and entries of lists as '
+        'KEY.0.NAME',
     )
     return parser
 
@@ -37,8 +38,13 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 def runner_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments of every command that runs a config's model; `read_config` takes them."""
     parser = config_parser(description)
-    parser.add_argument('--work-dir', help='where logs and checkpoints go; by default work_dirs/ and the config name')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--work-dir', help='directory for logs and checkpoints; by default work_dirs/CONFIG_NAME')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run; by default %(default)s',
+    )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
@@ -58,11 +64,10 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; what the user can fix is said in one message, without a traceback.
+    """Runs a command; errors that the user can fix are printed as one message, without a traceback.
 
-    Of several processes each says its own, but what another one on its node has said already is not said again. They
-    know of each other by the folder `MMATM_SAID`, which tools/dist_*.sh and tools/slurm_*.sh name; without it all
-    say theirs.
+    Each of several processes prints its own, unless another one on its node has printed the same. They know of each
+    other by the folder `MMATM_SAID`, which tools/dist_*.sh and tools/slurm_*.sh set; without it all print theirs.
     """
     try:
         main()
@@ -82,7 +87,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _message(error: Exception) -> str | None:
-    """What an error has to say to a user, who is not to blame for any but some: of others there is a traceback."""
+    """The message for the user, or None for errors that need a traceback."""
     cause = error.__cause__ if isinstance(error, InputError) else error
     cfg = config_of(error)
     explanation = explain(cause, cfg) if cause is not None and cfg is not None else None

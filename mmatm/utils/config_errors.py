@@ -1,4 +1,4 @@
-"""What in a config an error comes from, that a registry, a constructor or a layer raised, which know no configs."""
+"""Finds the entry of a config behind an error of a registry, a constructor or a layer."""
 
 import difflib
 import inspect
@@ -21,7 +21,7 @@ _REGISTRIES = [entry for entry in vars(mmengine.registry).values() if isinstance
 
 
 def config_of(error: BaseException) -> Config | None:
-    """The config that a command was about when an error ended it: the first one in the functions that it came through.
+    """The config of the command that an error ended: the first one among the variables of the traceback's functions.
 
     Every command works on one; what it calls may copy and change it.
     """
@@ -30,14 +30,14 @@ def config_of(error: BaseException) -> Config | None:
 
 
 def explain(error: BaseException, cfg: Config) -> str | None:
-    """Says which entry of a config is wrong, and how, in a line that ends with the error's own.
+    """Says which entry of a config is wrong, and how, in one line that ends with the error's own message.
 
-    Known are types that are in no registry, arguments that a class does not take or lacks, and `in_channels` that
-    differ from the maps which a part of the model is given. Of any other error in a part of the model the log says
-    which part it is.
+    It recognises types that are in no registry, arguments that a class does not take or lacks, and `in_channels` that
+    differ from the feature maps that a part of the model is given. For any other error in a part of the model, it logs
+    which part that is.
 
     Returns:
-        The line; None where nothing of the config is known to be wrong.
+        The line; None if no entry is known to be wrong.
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = ' '.join(text.split())
@@ -54,7 +54,7 @@ def _unknown(error: BaseException, text: str) -> tuple[str, str] | None:
     """The name that was found in no registry, and the registry's name."""
     if unknown := re.search(r'(\S+) is not in the (?:\S+::)?([\w ]+) registry', text):
         return unknown[1], unknown[2]
-    # Who looks up a name in another way speaks of the None that was found.
+    # Other ways to look up a name complain of the None that they found.
     if 'Cannot find None in registry' in text:  # mmcv's layers
         return _local(error, 'layer_type', ''), 'model'
     if 'None is not a callable object' in text:  # MMEngine's optimizers
@@ -99,7 +99,7 @@ def _wrong_argument(cfg: Config, text: str) -> str | None:
 
 
 def _left_over(entry: str, node: dict, kind: type, base: type, refused: str) -> str:
-    """What to do with an argument that a base of a class refused."""
+    """The message on an argument that a base of a class refused, which may be inherited from another config."""
     taken = {**inspect.signature(kind).parameters, **inspect.signature(base).parameters}
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     others = [] if passes_on else [key for key in node if key not in taken and key not in ('type', '_scope_', refused)]
@@ -109,9 +109,8 @@ def _left_over(entry: str, node: dict, kind: type, base: type, refused: str) -> 
     if re.search(r'\.\d+(\.|$)', entry):  # lists are not merged
         return found
     return (
-        f'{found}. What is left from another type that a config inherits goes with dict(_delete_=True, type=...) '
-        f'there, or +{entry}._delete_=True +{entry}.type={kind.__name__} and its settings, each with +, in '
-        '--cfg-options'
+        f'{found}. To drop settings inherited from another type, write dict(_delete_=True, type=...) in the config, or '
+        f'give --cfg-options +{entry}._delete_=True +{entry}.type={kind.__name__} and its settings, each with +'
     )
 
 
@@ -147,14 +146,14 @@ def _wrong_channels(cfg: Config, error: BaseException) -> str | None:
     wanted, index = node.get('in_channels', getattr(part, 'in_channels', None)), getattr(part, 'in_index', None)
     if given and _is_of_channels(error, wanted) and not _fit(wanted, given, index):
         taken = f', of which in_index={index} takes {_chosen(given, index)}' if isinstance(index, int) else ''
-        return f'model.{path}.in_channels={wanted}, but it is given maps of {given} channels{taken}'
-    maps = f', given maps of {given} channels' if given else ''
+        return f'model.{path}.in_channels={wanted}, but it is given feature maps of {given} channels{taken}'
+    maps = f', given feature maps of {given} channels' if given else ''
     print_log(f'in model.{path} of the config ({type(part).__name__}){maps}:', 'current', logging.ERROR)
     return None
 
 
 def _is_of_channels(error: BaseException, wanted: Any) -> bool:
-    """Whether an error may be that of a layer, or of a neck that counts its maps, on maps that it is not made for."""
+    """Whether an error may be that of a layer or neck that was given feature maps of other numbers or channels."""
     several = isinstance(wanted, (list, tuple))
     if not all(isinstance(channels, int) for channels in (wanted if several else [wanted])):
         return False
@@ -179,7 +178,7 @@ def _entry(node: Any, name: str) -> tuple[str, dict]:
 
 
 def _maps(frame: FrameType) -> list[int]:
-    """The channels of the maps (B, C, H, W), or features (B, C), in the first argument that has some."""
+    """The channels of the feature maps (B, C, H, W), or features (B, C), in the first argument that has some."""
     code = frame.f_code
     count = code.co_argcount + bool(code.co_flags & inspect.CO_VARARGS)
     for name in code.co_varnames[1:count]:

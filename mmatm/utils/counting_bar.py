@@ -1,4 +1,4 @@
-"""A bar for what is counted, on a terminal."""
+"""A progress bar for work that is counted, on a terminal."""
 
 import contextlib
 import sys
@@ -13,12 +13,12 @@ _SECONDS_BETWEEN_DRAWINGS = 0.1
 
 @contextlib.contextmanager
 def counting_bar(name: str, done: int, total: int | None, *columns: ProgressColumn) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with how many more are done; if standard error is a terminal, it draws a bar.
+    """Yields a function to call with the number of items just done; on a terminal (standard error) it draws a bar.
 
     Args:
         name: What is done.
-        done: How many were done before.
-        total: How many there are; None if that is not known.
+        done: Number of items done before.
+        total: Number of all items; None if it is not known.
         columns: What to show between the bar and the time left.
     """
     console = Console(stderr=True)

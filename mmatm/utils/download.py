@@ -1,4 +1,4 @@
-"""Fetches files from http addresses and Google Drive, goes on where it stopped, names them when they are whole."""
+"""Fetches files from http addresses and Google Drive, resumes after a break, and names them when they are whole."""
 
 import hashlib
 import json
@@ -68,8 +68,8 @@ def cached(url: str, check: Callable[[Path], object]) -> Path:
 def download(url: str, path: Path, check: Callable[[Path], object]) -> None:
     """Fetches a file, unless it is there. Of several processes one does, and the others wait for it.
 
-    Until it is whole and checked it is called `NAME.partial`. What comes short stays there, and the next call goes on
-    from it, if the server can tell that the file has not changed since; a file that fails the check is removed.
+    Until it is whole and checked it is called `NAME.partial`. An incomplete file is kept, and the next call resumes it
+    if the server can tell that the file has not changed since; a file that fails the check is removed.
 
     Args:
         url: An http address, or that of a file on Google Drive, which needs the package gdown.
@@ -98,7 +98,7 @@ def download(url: str, path: Path, check: Callable[[Path], object]) -> None:
                 except InputError as error:
                     partial.unlink()
                     _record(partial).unlink(missing_ok=True)
-                    raise InputError(f'{url} gives another file than it should; it was removed: {error}') from None
+                    raise InputError(f'the file from {url} is not the right one and was removed: {error}') from None
                 give_name(partial, path)
                 _record(partial).unlink(missing_ok=True)
     except OSError as error:  # of the folder and the lock
@@ -113,7 +113,7 @@ def _explain_disk(url: str, folder: Path) -> Iterator[None]:
         if error.errno not in NO_ROOM:
             raise
         raise InputError(
-            f'no room in {folder} for {url} ({error.strerror}). What came is kept: make room and run this again'
+            f'no room in {folder} for {url} ({error.strerror}). Make room and run this again to resume'
         ) from None
 
 
@@ -188,8 +188,8 @@ def _write(response: HTTPResponse, url: str, partial: Path, start: int) -> None:
     done = partial.stat().st_size
     if reason or (size is not None and done != size):
         of = '' if size is None else f' of {size:,}'
-        again = 'go on from there' if validator else 'begin anew: the server does not tell whether its file changes'
-        raise InputError(f'{url} was cut short{reason}: {done:,}{of} bytes came. Run this again to {again}')
+        again = 'resume' if validator else 'start over (the server does not tell whether its file changes)'
+        raise InputError(f'{url} was cut short{reason} after {done:,}{of} bytes. Run this again to {again}')
 
 
 def _record(partial: Path) -> Path:
@@ -218,7 +218,7 @@ def _from_drive(url: str, file_id: str, partial: Path, path: Path) -> None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         reason = ' '.join(str(error).split())
-        raise InputError(f'gdown cannot fetch {url} ({reason}). Run this again to go on, or {by_hand}') from None
+        raise InputError(f'gdown cannot fetch {url} ({reason}). Run this again to resume, or {by_hand}') from None
     if not partial.is_file():  # how older versions say that they failed
         raise InputError(f'gdown cannot fetch {url}, see above. Run this again, or {by_hand}')
 

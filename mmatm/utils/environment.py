@@ -1,4 +1,4 @@
-"""What figures depend on, to be written down beside them."""
+"""What measurements depend on, to be recorded beside them."""
 
 import platform
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from mmatm.version import __version__
 
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """The versions of mmatm, Python, PyTorch, MMEngine and the toolboxes, and of further packages, as far installed."""
+    """The versions of mmatm, Python and PyTorch, and of MMEngine, the toolboxes and `more` where they are installed."""
     own = dict(mmatm=__version__, python=platform.python_version(), torch=torch.__version__)
     return {**own, **installed([*UPSTREAM, *FORKS, *more])}
 

@@ -1,4 +1,4 @@
-"""Files that have their name only when they are whole, and that one process at a time makes."""
+"""Files that get their name only when they are whole, and that one process at a time writes."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to, which becomes `path` when the block ends without an error.
+    """Yields a temporary path beside `path` to write to, which becomes `path` when the block ends without an error.
 
     One temporary path serves all files of a folder: what a kill leaves there, the next file overwrites.
 
@@ -48,15 +48,15 @@ def give_name(partial: Path, path: Path) -> None:
 
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Lets only one process at a time make a file; the others wait at the beginning of the block.
+    """Lets only one process at a time write a file; the others wait at the beginning of the block.
 
     While a process is in the block there is a `NAME.lock` beside the file. A kill frees it.
 
     Yields:
-        Whether the file system can keep others away. Where it cannot, several processes may be in the block.
+        Whether the file system supports locks. If not, several processes may be in the block.
 
     Raises:
-        InputError: The one of the process that was waited for: it is not tried again by each.
+        InputError: That of the process that was waited for, so that not each process repeats the attempt.
     """
     lock = path.with_name(f'{path.name}.lock')
     while True:
@@ -84,7 +84,7 @@ def first_to_do(note: Path) -> Iterator[bool]:
     """Lets one of several processes do something, noted in a file; the others wait at the beginning of the block.
 
     Yields:
-        Whether none has done it yet. Where nothing can be noted, as on a full disk, that is told to all.
+        Whether none has done it yet. True for all where nothing can be noted, as on a full disk.
     """
     done, file = False, None
     with ExitStack() as stack:
@@ -108,7 +108,7 @@ def _lock(descriptor: int, path: Path) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print_log(f'waiting for another process that is making {path}', 'current')
+            print_log(f'waiting for another process that is writing {path}', 'current')
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

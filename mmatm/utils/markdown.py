@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]], aligned: bool = False) -> str:
-    """Writes a table, without a line's end after its last row.
+    """Writes a table, without a newline after its last row.
 
     Args:
         head: The titles of the columns.
         rows: The cells of each row, one for each column; a ``|`` in them is escaped.
-        aligned: Whether cells are filled up to the width of their column, for tables that are read on a terminal too.
+        aligned: Whether cells are padded to the width of their column, for tables that are read on a terminal too.
     """
     lines = [[str(cell).replace('|', r'\|') for cell in row] for row in (head, *rows)]
     lines.insert(1, ['---'] * len(lines[0]))

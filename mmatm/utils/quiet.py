@@ -1,4 +1,4 @@
-"""Keeps out of what the commands print what the toolboxes say of themselves and a user can do nothing about."""
+"""Hides warnings of the toolboxes about themselves, which a user can do nothing about, from the commands' output."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 
 @dataclass(frozen=True)
 class Known:
-    """A warning, or a warning in MMEngine's log, that is not printed.
+    """A Python warning, or a warning in MMEngine's log, that is not printed.
 
     Attributes:
         words: A pattern of its beginning.
@@ -60,7 +60,7 @@ KNOWN = (
     # The user may choose the threads; all processes say the same.
     Known(r'Setting (MKL|OMP)_NUM_THREADS', r'mmengine\.utils\.dl_utils\.setup_env', first_process=True),
 )
-# What stands between who causes a warning and its being printed.
+# Modules between the one that causes a warning and the one that prints it.
 _BETWEEN = re.compile(
     r'(warnings|_py_warnings|typing_extensions|logging|importlib|pkg_resources|torch|mmengine\.logging|mmengine\.fileio|'
     r'mmseg\.models\.builder|mmatm\.utils\.quiet)(\..*)?|'

@@ -105,7 +105,7 @@ def test_usage(arguments, error_of):
 def test_cut_short_is_gone_on_with(server, published, folder, command, error_of, capsys):
     server.files[f'{CLASSIFIER}.pth'] = content = published[CLASSIFIER]
     server.cut = len(content) // 2
-    assert 'Run this again to go on from there' in fails(error_of, capsys, CLASSIFIER)
+    assert 'Run this again to resume' in fails(error_of, capsys, CLASSIFIER)
     assert f'{CLASSIFIER}.pth' not in names(folder)
     server.cut = None
     command('fetch_weights.py', CLASSIFIER)
@@ -116,7 +116,7 @@ def test_cut_short_is_gone_on_with(server, published, folder, command, error_of,
 def test_file_of_another_model(server, published, folder, error_of, capsys):
     server.files[f'{CLASSIFIER}.pth'] = published[SEGMENTOR]
     said = fails(error_of, capsys, CLASSIFIER)
-    assert 'gives another file than it should; it was removed' in said
+    assert ' is not the right one and was removed' in said
     assert 'missing: head.fc.weight, head.fc.bias' in said
     assert names(folder) == []
     torch.save({'state_dict': {'backbone.conv1.weight': torch.zeros(8, 3, 7, 7)}}, folder / f'{SEGMENTOR}.pth')
@@ -160,7 +160,7 @@ def gdown(monkeypatch: pytest.MonkeyPatch) -> Gdown:
 def test_google_drive(gdown, published, folder, command, error_of, capsys):
     gdown.content, gdown.cut = published[CLASSIFIER], 1000
     said = fails(error_of, capsys, CLASSIFIER)
-    assert f'gdown cannot fetch {DRIVE} (Download is incomplete: received 10 bytes). Run this again to go on' in said
+    assert f'gdown cannot fetch {DRIVE} (Download is incomplete: received 10 bytes). Run this again to resume' in said
     assert f'or fetch it by hand from {DRIVE} and put it at checkpoints/{CLASSIFIER}.pth' in said
     gdown.cut = None
     command('fetch_weights.py', CLASSIFIER)
@@ -173,7 +173,7 @@ def test_google_drive(gdown, published, folder, command, error_of, capsys):
 def test_google_drive_sends_a_page(gdown, folder, error_of, capsys):
     """As it does instead of a file that many have fetched today."""
     gdown.content = b'<!DOCTYPE html><title>Quota exceeded</title>'
-    assert f'{DRIVE} gives another file than it should; it was removed' in fails(error_of, capsys, CLASSIFIER)
+    assert f'the file from {DRIVE} is not the right one and was removed' in fails(error_of, capsys, CLASSIFIER)
     assert names(folder) == []
 
 

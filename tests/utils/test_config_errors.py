@@ -35,7 +35,7 @@ from mmatm.utils.config_errors import explain
         ),
         (
             '+model.decode_head.numm_convs=2',
-            'model.decode_head: UPerHead takes no numm_convs. What is left',
+            'model.decode_head: UPerHead takes no numm_convs. To drop settings',
         ),
         (
             '+param_scheduler.0.enb=2',
@@ -47,12 +47,12 @@ from mmatm.utils.config_errors import explain
         ),
         (
             'model.auxiliary_head.in_channels=24',
-            'model.auxiliary_head.in_channels=24, but it is given maps of [8, 16, 16, 24] channels, of which '
+            'model.auxiliary_head.in_channels=24, but it is given feature maps of [8, 16, 16, 24] channels, of which '
             'in_index=2 takes [16]',
         ),
         (
             'model.decode_head.in_channels=[8,16,24,24]',
-            'model.decode_head.in_channels=[8, 16, 24, 24], but it is given maps of [8, 16, 16, 24] channels',
+            'model.decode_head.in_channels=[8, 16, 24, 24], but it is given feature maps of [8, 16, 16, 24] channels',
         ),
     ],
 )
@@ -65,10 +65,10 @@ def test_training_names_the_entry(config, error_of, option, message):
 def test_other_commands_name_the_entry(tmp_path, shapes, error_of):
     config = write_config(tmp_path, shapes, DETECTOR)
     wrong = '--cfg-options', 'model.neck.in_channels=[8,16,24,24]'
-    message = 'model.neck.in_channels=[8, 16, 24, 24], but it is given maps of [8, 16, 16, 24] channels'
+    message = 'model.neck.in_channels=[8, 16, 24, 24], but it is given feature maps of [8, 16, 16, 24] channels'
     assert message in error_of('train.py', config, *wrong)
     assert message in error_of('get_flops.py', config, '--shape', 64, 64, *wrong)
-    message = 'model.neck.in_channels=[8, 16, 16], but it is given maps of [8, 16, 16, 24] channels'
+    message = 'model.neck.in_channels=[8, 16, 16], but it is given feature maps of [8, 16, 16, 24] channels'
     assert message in error_of('train.py', config, '--cfg-options', 'model.neck.in_channels=[8,16,16]')
     message = 'model.rpn_head.type: there is no RPNHed; the nearest is RPNHead'
     wrong = '--cfg-options', 'model.rpn_head.type=RPNHed'
@@ -80,7 +80,7 @@ def test_other_commands_name_the_entry(tmp_path, shapes, error_of):
     ):
         assert message in error_of(name, *arguments, *wrong)
     config = write_config(tmp_path, shapes, CLASSIFIER)
-    message = 'model.head.in_channels=16, but it is given maps of [24] channels'
+    message = 'model.head.in_channels=16, but it is given feature maps of [24] channels'
     assert message in error_of('train.py', config, '--cfg-options', 'model.head.in_channels=16')
 
 
@@ -130,7 +130,9 @@ def test_mistakes_of_the_program_keep_their_traceback(config, monkeypatch, capsy
         MODELS.build(cfg.model)(torch.zeros(1, 3, 8, 8))
     assert explain(stop.value, cfg) is None
     assert re.search(
-        r'in model\.part of the config \(Faulty\), given maps of \[3\] channels:$', capsys.readouterr().out, re.M
+        r'model\.part of the config \(Faulty\), given feature maps of \[3\] channels:$',
+        capsys.readouterr().out,
+        re.M,
     )
     with pytest.raises(KeyError) as stop:
         {}['Faulty is not here']

@@ -107,9 +107,7 @@ def test_cut_short_goes_on_from_there(server, cache):
     server.cut = 1_200_000
     url = server.url('a.pth')
     message = error(value, url)
-    assert (
-        f'{url} was cut short: 1,200,000 of {len(content):,} bytes came. Run this again to go on from there' in message
-    )
+    assert f'{url} was cut short after 1,200,000 of {len(content):,} bytes. Run this again to resume' in message
     assert [name.partition('.pth')[2] for name in names(cache)] == ['.partial', '.partial.json']
     server.cut = None
     assert value(url) == 1
@@ -143,7 +141,7 @@ def test_begins_anew_where_the_rest_may_be_of_another_file(server, tmp_path, cha
 def test_cut_short_where_nothing_tells_whether_the_file_changes(server, tmp_path):
     server.files['a.pth'], server.cut, server.etag = b'old' * 1000, 500, None
     path = tmp_path / 'a.pth'
-    assert 'Run this again to begin anew' in error(download, server.url('a.pth'), path, accept)
+    assert 'Run this again to start over' in error(download, server.url('a.pth'), path, accept)
     server.cut = None
     download(server.url('a.pth'), path, accept)
     assert server.requests[-1] == ('/a.pth', None, 200)
@@ -198,7 +196,7 @@ def with_code() -> bytes:
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
-        (b'<!DOCTYPE html><title>Please log in</title>', 'no PyTorch checkpoint|not written by torch.save'),
+        (b'<!DOCTYPE html><title>Please log in</title>', 'not a PyTorch checkpoint|not written by torch.save'),
         (weights(1)[:2000], 'cut short'),
         (with_code(), r'holds more than weights \(posix\.mkdir\)'),
     ],
@@ -209,7 +207,7 @@ def test_wrong_file_is_not_kept(server, cache, tmp_path, monkeypatch, content, r
     monkeypatch.chdir(tmp_path)
     server.files['a.pth'], server.says_length = content, says_length
     url = server.url('a.pth')
-    with pytest.raises(InputError, match=rf'{url} gives another file than it should; it was removed: .*({reason})'):
+    with pytest.raises(InputError, match=rf'the file from {url} is not the right one and was removed: .*({reason})'):
         value(url)
     assert not names(cache)
     assert not (tmp_path / 'trace').exists()
@@ -262,7 +260,7 @@ def test_no_room(server, cache, monkeypatch):
         message = error(value, url)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert f'no room in {cache} for {url} (File too large). What came is kept: make room and run this again' in message
+    assert f'no room in {cache} for {url} (File too large). Make room and run this again to resume' in message
     assert value(url) == 1
     assert server.requests[-1][1:] == ('bytes=2500000-', 206)
 

@@ -67,7 +67,7 @@ def axial_sample_stacked(x: Tensor, offset: Tensor, backend: str | None = None) 
 def _check(x: Tensor, offset: Tensor) -> None:
     if x.ndim != 4 or offset.ndim != 4 or x.shape[:3] != offset.shape[:3]:
         raise ValueError(
-            'x must be (B, H, W, C) and offset (B, H, W, 2G) of the same map, '
+            'x must be (B, H, W, C) and offset (B, H, W, 2G) with the same B, H and W, '
             f'not {tuple(x.shape)} and {tuple(offset.shape)}'
         )
     if offset.shape[-1] == 0 or offset.shape[-1] % 2 or x.shape[-1] % (offset.shape[-1] // 2):
@@ -82,7 +82,7 @@ def _choose(x: Tensor, backend: str | None) -> str:
     """The name of the backend to run."""
     if backend is not None:
         if backend not in _BACKENDS:
-            raise ValueError(f"no backend '{backend}'; there are {', '.join(_BACKENDS)}")
+            raise ValueError(f"there is no backend '{backend}'; the backends are {', '.join(_BACKENDS)}")
         if reason := _why_not(backend, x):
             raise ValueError(f"backend '{backend}' cannot run: {reason}")
         return backend
@@ -93,7 +93,7 @@ def _choose(x: Tensor, backend: str | None) -> str:
             return name
         reasons.append(reason)
     if not torch.compiler.is_compiling() and not x.is_meta:
-        _say_once(f'axial sampling runs on its plain definition, which is slower: {"; ".join(reasons)}')
+        _say_once(f'axial sampling uses the reference implementation, which is slower: {"; ".join(reasons)}')
     return 'reference'
 
 
@@ -159,7 +159,7 @@ def _operator(name: str) -> Callable[[Tensor, Tensor], Tensor]:
 
     def refuse(ctx: Any, *gradients: Tensor) -> None:
         raise NotImplementedError(
-            f"axial sampling's backend '{name}' has no second derivative; the backend 'reference' has"
+            f"axial sampling's backend '{name}' has no second derivative; use backend='reference' for that"
         )
 
     forward.register_autograd(lambda ctx, gradient: backward(*ctx.saved_tensors, gradient), setup_context=keep)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as axial_sample.cpp has them
 _BUILD = (
-    'install mmatm again where a C++ compiler is, with `pip install --force-reinstall --no-deps --no-cache-dir`, '
-    'in a clone with `-e .`'
+    'reinstall mmatm on a machine with a C++ compiler: `pip install --force-reinstall --no-deps --no-cache-dir`, in a '
+    'clone followed by `-e .`'
 )
 
 
@@ -63,7 +63,7 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """What forward() gave, its second argument and its result's gradient -> the gradients of its arguments."""
+    """What forward() returned, its second argument and its result's gradient -> the gradients of its arguments."""
     sampled, offset, gradient = sampled.contiguous(), offset.contiguous(), gradient.contiguous()
     x = sampled[..., -(sampled.shape[-1] // 3) :]
     x_gradient, offset_gradient = offset.new_empty(x.shape), torch.empty_like(offset)
@@ -75,4 +75,4 @@ def _call(function: ctypes._CFuncPtr, x: Tensor, offset: Tensor, *tensors: Tenso
     shape = (ctypes.c_int64 * 5)(*x.shape, offset.shape[-1] // 2)
     pointers = (tensor.data_ptr() for tensor in tensors)
     if function(TYPES[x.dtype], shape, torch.get_num_threads(), *pointers):
-        raise MemoryError(f'no memory for the buffers of axial sampling on a map {tuple(x.shape)}')
+        raise MemoryError(f'not enough memory for the buffers of axial sampling on a token map {tuple(x.shape)}')

@@ -193,7 +193,7 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """What forward() gave, its second argument and its result's gradient -> the gradients of its arguments."""
+    """What forward() returned, its second argument and its result's gradient -> the gradients of its arguments."""
     sampled, offset, gradient = sampled.contiguous(), offset.contiguous(), gradient.contiguous()
     b, h, w = sampled.shape[:3]
     shape = torch.Size((b, h, w, sampled.shape[3] // 3))
