@@ -72,7 +72,7 @@ def test_from_scratch_is_instead_of_the_configs_pretrained_weights_only(config, 
     # No word of the classifier at 224 that it would start from; the data is looked for next.
     assert 'absent' in error_of('train.py', ROOT / 'configs/atmnet_l_384_in1k.py', '--from-scratch', *options)
     message = error_of('train.py', config, '--from-scratch', '--resume', tmp_path / 'weights.pth')
-    assert 'Give one of the two' in message
+    assert 'give only one of the two' in message
 
 
 def test_missing_and_empty_data(config, error_of, tmp_path):

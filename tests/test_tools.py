@@ -176,7 +176,7 @@ def test_weights_alone_cannot_be_resumed_but_started_from(config, error_of, tmp_
     output = tool('train.py', config, '--cfg-options', *options, '+model.backbone.init_cfg.type=Pretrained')
     assert f'Load checkpoint from {tmp_path}/weights.pth' in output
     message = error_of('train.py', config, '--from-scratch', '--cfg-options', 'load_from=weights.pth')
-    assert 'Give one of the two' in message
+    assert 'give only one of the two' in message
 
 
 def test_old_layout_is_tested_directly(config, tmp_path, tool):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Builds mmcv for this Python's PyTorch and installs it: `python tools/build_mmcv.py mmcv==2.1.0`.
 
-Without CUDA, its 77 C++ files are compiled as a few that include them: nearly all of the time goes into PyTorch's
-headers, which are the same for each. With CUDA it is built as it comes.
+Without CUDA, its 77 C++ files are joined into a few, as nearly all of the compile time goes into PyTorch's headers,
+which all of them include. With CUDA it is built as it comes.
 """
 
 import os

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a classifier, segmentor or single-stage detector as an ONNX graph: from normalised images to raw outputs."""
+"""Exports a classifier, segmentor or single-stage detector to ONNX, from normalised images to raw outputs."""
 
 from pathlib import Path
 
@@ -12,26 +12,26 @@ from mmatm.utils.command_line import config_parser, run
 
 def main() -> None:
     parser = config_parser(__doc__)
-    parser.add_argument('checkpoint', nargs='?', help='by default random weights, to try the export')
-    parser.add_argument('--out', metavar='FILE', help='by default in work_dirs/export_onnx/, by the name of CONFIG')
+    parser.add_argument('checkpoint', nargs='?', help='the weights; by default random ones, to try the export')
+    parser.add_argument('--out', metavar='FILE', help='the file to write; by default work_dirs/export_onnx/CONFIG.onnx')
     parser.add_argument(
         '--shape',
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='the largest of the three sizes to check, and the one to time; by default 224 224 for classifiers, '
-        'else 512 512',
+        help='the image size to measure the time at, and the largest of the three sizes to check the graph with; by '
+        'default 224 224 for classifiers, else 512 512',
     )
     args = parser.parse_args()
     out = Path(args.out or f'work_dirs/export_onnx/{Path(args.config).stem}.onnx')
     if out.is_dir():
-        raise InputError(f'--out {out} is a folder; name the file')
+        raise InputError(f'--out {out} is a directory; give the name of a file')
     cfg = load_config(args.config, args.cfg_options)
     require_exportable(cfg)
     shape = args.shape or ([224, 224] if cfg.get('default_scope') == 'mmpretrain' else [512, 512])
     model = load_model(cfg, args.checkpoint)
     print(
-        f'exporting {type(model).__name__} with {args.checkpoint or "random weights"}, which takes minutes', flush=True
+        f'exporting {type(model).__name__} with {args.checkpoint or "random weights"}; this takes minutes', flush=True
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     exported = export_onnx(model, out, tuple(shape))
@@ -41,8 +41,8 @@ def main() -> None:
         print(f'output {name}: {" x ".join(map(str, axes))}')
     if exported.size_divisor > 1:
         print(f'height and width have to be multiples of {exported.size_divisor}, as in PyTorch')
-    print(f'standard operators of opset {exported.opset} only')
-    print(f'largest deviation from PyTorch, of which {TOLERANCE:g} is accepted:')
+    print(f'the graph has standard operators of opset {exported.opset} only')
+    print(f'largest deviation from PyTorch (accepted: {TOLERANCE:g}):')
     for check in exported.checks:
         print(f'  {check}')
     print(

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('names', nargs='*', metavar='NAME', help='a config, such as atmnet_t_in1k')
-    parser.add_argument('--list', action='store_true', help='only show what is published, and what is there')
+    parser.add_argument('--list', action='store_true', help='only list the published weights and those already here')
     args = parser.parse_args()
     if bool(args.names) == args.list:
-        raise InputError('give names of configs, or --list')
+        raise InputError('give either names of configs or --list')
     if args.list:
         print(*list_weights(), sep='\n')
         return
@@ -31,7 +31,7 @@ def main() -> None:
             print(f'{name}: {error}', file=sys.stderr, flush=True)
             failed.append(name)
     if failed:
-        raise InputError(f'not fetched, see above: {" ".join(failed)}')
+        raise InputError(f'these could not be fetched, see above: {" ".join(failed)}')
 
 
 if __name__ == '__main__':

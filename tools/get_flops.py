@@ -13,7 +13,7 @@ def main() -> None:
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='of the image; by default 800 1280 for detectors, else the size in the config. '
+        help='size of the image; by default 800 1280 for detectors, else the size in the config. '
         'The paper counts UperNet at 512 2048',
     )
     args = parser.parse_args()

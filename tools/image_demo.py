@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predicts images with any detector, segmentor or classifier: draws the predictions and writes them as JSON."""
+"""Runs any detector, segmentor or classifier on images: draws the predictions and writes them as JSON."""
 
 import shlex
 from pathlib import Path
@@ -18,9 +18,13 @@ def main() -> None:
     parser = config_parser(__doc__)
     parser.add_argument('checkpoint')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='files, folders, or quoted patterns')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/image_demo'), help='folder for the results')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='draw boxes and masks from this score on')
-    parser.add_argument('--device', help='by default the GPU if there is one')
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/image_demo'), help='output directory; by default %(default)s'
+    )
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='lowest score of boxes and masks to draw; by default %(default)s'
+    )
+    parser.add_argument('--device', help='such as cpu or cuda:0; by default the GPU if there is one')
     args = parser.parse_args()
     refuse_former_order(args.config, args.checkpoint, *args.images)
 

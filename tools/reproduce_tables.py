@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Writes the papers' tables beside what this project counts and measures: docs/results.md, docs/results.json and the
-metafiles of the configs. Results of tests are taken from the work_dirs; --run makes them."""
+metafiles of the configs. Results of tests are read from the work_dirs; --run runs the tests first."""
 
 import argparse
 import json
@@ -22,17 +22,26 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--run', action='store_true', help='first test every config that has weights')
-    parser.add_argument('--gpus', type=int, default=1, help='processes of a test, through dist_test.sh')
-    parser.add_argument('--work-dirs', type=Path, default=ROOT / 'work_dirs')
-    parser.add_argument('--checkpoints', type=Path, default=ROOT / 'checkpoints', help='folder of CONFIG_NAME.pth')
+    parser.add_argument('--gpus', type=int, default=1, help='processes of each test; more than one by dist_test.sh')
+    parser.add_argument(
+        '--work-dirs', type=Path, default=ROOT / 'work_dirs', help='directory of the work_dirs; by default %(default)s'
+    )
+    parser.add_argument(
+        '--checkpoints',
+        type=Path,
+        default=ROOT / 'checkpoints',
+        help='directory of CONFIG_NAME.pth; by default %(default)s',
+    )
     parser.add_argument(
         '--count',
         nargs='*',
         metavar='WORD',
-        help='count only configs with one of these words in their names and those that docs/results.json has no counts '
-        'of, and keep its others; by default all are counted, which takes minutes',
+        help='count only configs with one of these words in their names, and those without counts in '
+        'docs/results.json; by default all are counted, which takes minutes',
     )
-    parser.add_argument('--out', type=Path, default=ROOT, help='folder to write docs/ and configs/ into')
+    parser.add_argument(
+        '--out', type=Path, default=ROOT, help='directory to write docs/ and configs/ into; by default %(default)s'
+    )
     args = parser.parse_args()
     args.work_dirs, args.checkpoints, args.out = (
         path.absolute() for path in (args.work_dirs, args.checkpoints, args.out)
@@ -56,7 +65,7 @@ def main() -> None:
     print(f'written into {args.out}: {", ".join(texts)}')
     lines = missing(tables, args.checkpoints, args.work_dirs)
     if lines:
-        print('not measured for want of:', *lines, sep='\n  ')
+        print('some rows are not measured, because these are missing:', *lines, sep='\n  ')
     if failed:
         raise InputError('\n  '.join(['these tests failed, see above:', *failed]))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a config that inherits another one and has another backbone, and says what changed and why."""
+"""Writes a config that inherits another one but has another backbone, and prints what changed and why."""
 
 import argparse
 import shutil
@@ -17,7 +17,7 @@ from mmatm.utils.command_line import run
 
 
 def account(swap: Swap) -> str:
-    """What the user has to know, and what changed, with the reason below the changes that have it in common."""
+    """The notes for the user, then the changes, each group followed by its common reason."""
     lines = [f'note: {note}' for note in swap.notes]
     for why, changes in groupby(swap.changes, lambda change: change.why):
         lines += [f'{change.name}: {brief(change.old)} -> {brief(change.new)}' for change in changes]
@@ -37,22 +37,24 @@ def brief(value: Any) -> str:
 def main() -> None:
     sizes = '; '.join(f'{name} {", ".join([*kind.SIZES, *kind.ALIASES])}' for name, kind in backbones().items())
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='a file, or a config of an installed toolbox, as mmdet::retinanet/NAME.py')
+    parser.add_argument('config', help='a file, or a config of an installed toolbox such as mmdet::retinanet/NAME.py')
     parser.add_argument(
         '--backbone',
         default=DEFAULT_BACKBONE,
         metavar='TYPE',
-        help=f'the new one, by default {DEFAULT_BACKBONE}; one of your own by its name in a registry',
+        help=f'the new backbone, by default {DEFAULT_BACKBONE}; your own by its name in a registry',
     )
-    parser.add_argument('--arch', metavar='SIZE', help=f"by default the backbone's own; {sizes}")
-    parser.add_argument('--weights', metavar='FILE', help='the ImageNet weights to start from')
-    parser.add_argument('--out', metavar='FILE', help='by default the name of CONFIG with _BACKBONE_SIZE, here')
+    parser.add_argument('--arch', metavar='SIZE', help=f'size of the backbone; by default its own default; {sizes}')
+    parser.add_argument('--weights', metavar='FILE', help='the pretrained weights (ImageNet) of the new backbone')
+    parser.add_argument(
+        '--out', metavar='FILE', help='the config to write; by default CONFIG_BACKBONE_SIZE.py in this directory'
+    )
     parser.add_argument('--check', action='store_true', help='build the model and run it on dummy inputs, on CPU')
     args = parser.parse_args()
 
     out = args.out and Path(args.out)
     if out and out.suffix != '.py':
-        raise InputError(f'{out} is to be a config: give it the ending .py')
+        raise InputError(f'--out {out} must end in .py, as it is a config')
     if out and not out.parent.is_dir():
         raise InputError(f'there is no folder {out.parent} to write {out.name} into')
     swap = swap_backbone(args.config, args.arch, args.weights, args.backbone)
@@ -60,7 +62,7 @@ def main() -> None:
     out = out or Path(f'{Path(args.config).stem}_{swap.name.lower()}_{size}.py')
     text = swapped_text(swap, base_name(args.config, swap.cfg, out.parent))
     if out.exists() and out.read_text() != text:
-        raise InputError(f'{out} is there already, with something else in it; name another file with --out')
+        raise InputError(f'{out} exists already with other contents; name another file with --out')
     out.write_text(text)
     verdict = None
     try:

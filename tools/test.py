@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluates a checkpoint with the config it was trained with, whatever its task."""
+"""Evaluates a checkpoint of a detector, segmentor or classifier with its config."""
 
 from pathlib import Path
 
@@ -18,10 +18,12 @@ def main() -> None:
     parser = runner_parser(__doc__)
     parser.add_argument('checkpoint')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, flips')
-    parser.add_argument('--out', help='a .pkl file for the predictions, or a folder for label maps of segmentation')
-    parser.add_argument('--show', action='store_true', help='predictions in a window')
-    parser.add_argument('--show-dir', help='folder for images with the predictions drawn over them')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds between images of --show')
+    parser.add_argument('--out', help='a .pkl file for the predictions, or a directory for label maps of segmentation')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='output directory for images with the predictions drawn over them')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds between images of --show; by default %(default)s'
+    )
     args = parser.parse_args()
     cfg = read_config(args)
     recipe = load_config(args.config)
@@ -71,7 +73,9 @@ def test_with_augmentation(cfg: Config) -> None:
 def save_label_maps(cfg: Config, folder: str) -> None:
     evaluator = cfg.test_evaluator
     if not isinstance(evaluator, dict) or not evaluator['type'].endswith('IoUMetric'):
-        raise InputError('--out takes a .pkl file here; a folder is for label maps of semantic segmentation')
+        raise InputError(
+            f'--out {folder} is a directory, which is for label maps of semantic segmentation; give a .pkl file'
+        )
     evaluator.update(output_dir=folder, keep_results=True)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains the model of a config, whatever its task."""
+"""Trains the detector, segmentor or classifier of a config."""
 
 from functools import partial
 
@@ -16,16 +16,16 @@ from mmatm.utils.command_line import read_config, run, runner_parser
 
 def main() -> None:
     parser = runner_parser(__doc__)
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='learning rate by the batch size')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, by default the newest whole one in the work_dir',
+        help='resume from a checkpoint, by default the newest whole one in the work_dir',
     )
-    parser.add_argument('--from-scratch', action='store_true', help='random weights instead of the pretrained weights')
+    parser.add_argument('--from-scratch', action='store_true', help='start from random, not pretrained weights')
     parser.add_argument('--tensorboard', action='store_true', help="write TensorBoard's event files too")
     args = parser.parse_args()
     cfg = read_config(args)
@@ -46,7 +46,10 @@ def main() -> None:
     load_from = cfg.get('load_from')
     resumed = checkpoint_to_resume(cfg.get('resume'), load_from, cfg.work_dir)
     if args.from_scratch and (load_from or args.resume not in (None, 'auto')):
-        raise InputError(f'--from-scratch, or the weights of {load_from or args.resume}? Give one of the two')
+        raise InputError(
+            f'--from-scratch starts from random weights, but {load_from or args.resume} is to be loaded; give only one '
+            'of the two'
+        )
     if args.from_scratch:
         cfg.model = without_pretrained(cfg.model, keep=lambda found: found.of_teacher)
     starts = not resumed and not load_from

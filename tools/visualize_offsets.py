@@ -30,7 +30,7 @@ def main() -> None:
         '--layer',
         nargs='+',
         metavar='NAME',
-        help='blocks of the backbone, as stages.2.blocks.0; by default the last block of the third stage',
+        help='blocks of the backbone, such as stages.2.blocks.0; by default the last block of the third stage',
     )
     parser.add_argument(
         '--point',
@@ -38,13 +38,15 @@ def main() -> None:
         type=float,
         action='append',
         metavar=('X', 'Y'),
-        help="a query token, in the image's pixels; may be given several times; by default the middle",
+        help='position of a query token, in pixels of the image; may be given several times; by default the middle',
     )
-    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='resize the image first')
-    parser.add_argument('--out', help='PNG, SVG or PDF; by default work_dirs/visualize_offsets/ and the image name')
+    parser.add_argument('--short-side', type=int, metavar='PIXELS', help='resize the shorter side of the image to this')
+    parser.add_argument(
+        '--out', help='the figure to write, PNG, SVG or PDF; by default work_dirs/visualize_offsets/IMAGE_MODE.png'
+    )
     args = parser.parse_args()
     if args.mode == 'distribution' and (args.layer or args.point):
-        raise InputError('--mode distribution shows all layers and tokens: leave out --layer and --point')
+        raise InputError('--mode distribution shows all layers and tokens; leave out --layer and --point')
     out = args.out or f'work_dirs/visualize_offsets/{Path(args.image).stem}_{args.mode.replace("-", "_")}.png'
     check_format(out)
 

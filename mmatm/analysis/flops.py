@@ -1,4 +1,4 @@
-"""Counts parameters and FLOPs as the paper does, by component, without computing anything."""
+"""Counts parameters and FLOPs by component as the paper does, on tensors without values."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from mmatm.models import image_channels
 
 
 def _per_value(into: int = 0, out: int = 0) -> Callable[..., int]:
-    """A rule of PyTorch's counter, which has two for a multiply-accumulate: so many a value in or out."""
+    """A rule of PyTorch's counter: multiply-accumulates, two of its units each, per value of the input or output."""
     return lambda shape, *args, out_shape, **kwargs: 2 * math.prod(shape if into else out_shape) * (into or out)
 
 
@@ -47,7 +47,7 @@ class Count:
 
 
 def image_shape(cfg: Config) -> tuple[int, int]:
-    """(H, W) at which the model of a config is counted unless said: 800x1280 for detectors, else what it is fed.
+    """(H, W) at which a config's model is counted by default: 800x1280 for detectors, else the size of its inputs.
 
     Raises:
         InputError: The config does not tell.
@@ -55,12 +55,12 @@ def image_shape(cfg: Config) -> tuple[int, int]:
     if cfg.get('default_scope') == 'mmdet':
         return _DETECTION_SHAPE
     size = (cfg.model.get('data_preprocessor') or {}).get('size')
-    if size is None:  # a classifier is fed what the last of its transforms with a size gives
+    if size is None:  # of a classifier: what the last of its transforms with a size returns
         pipeline = cfg.get('test_dataloader', cfg.get('val_dataloader', {})).get('dataset', {}).get('pipeline', [])
         sizes = [t.get('crop_size', t.get('scale')) for t in pipeline if t['type'] in ('CenterCrop', 'Resize')]
         size = sizes[-1] if sizes else None
     if size is None:
-        raise InputError('the config does not tell the size of its images: give it with --shape H W')
+        raise InputError('the config does not give the size of its images; give it with --shape H W')
     return tuple(size) if isinstance(size, Sequence) else (size, size)
 
 
@@ -68,8 +68,8 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     """Counts the model of a config on one image, in evaluation mode.
 
     FLOPs are counted as fvcore does: the multiply-accumulates of convolutions, linear layers and matrix products, and
-    a few for each value of norms and resizing, but not its one for pooling. Backbones are counted as they are defined,
-    however they are computed; axial sampling is not counted. The heads of a two-stage detector are counted
+    a few for each value of norms and resizing; pooling is left out, unlike there. Backbones are counted by their
+    definition, however they are computed; axial sampling is not counted. The heads of a two-stage detector are counted
     on 1000 proposals for boxes and 100 for masks, at each stage of a cascade.
 
     Args:
@@ -80,7 +80,7 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
         The components in the model's order, the heads of a two-stage detector one by one, and ``'total'``.
 
     Raises:
-        InputError: A model that cannot be counted so.
+        InputError: The model cannot be counted in this way.
     """
     if not cfg.get('model'):
         raise InputError('the config has no model')
@@ -92,7 +92,7 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
             run(torch.empty(1, image_channels(model), *shape, device='meta'))
     except (NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
         reason = str(error).partition('\n')[0]
-        raise InputError(f'{type(model).__name__} cannot be counted without computing it: {reason}') from error
+        raise InputError(f'{type(model).__name__} cannot be counted on tensors without values: {reason}') from error
     flops = {name: sum(by_operator.values()) // 2 for name, by_operator in counter.get_flop_counts().items()}
 
     def of(name: str, module: nn.Module) -> int:
@@ -104,7 +104,7 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     counts = {name: c for name, c in counts.items() if c.params or c.flops}
     for name, counted in counts.items():
         if name.startswith('roi_head.') and not counted.flops:
-            raise InputError(f'{type(model).__name__} cannot be counted: there is no rule for its {name}')
+            raise InputError(f'{type(model).__name__} cannot be counted: there is no forward pass here for its {name}')
     return {**counts, 'total': Count(_params(model), flops['Global'])}
 
 
@@ -125,7 +125,7 @@ def _plain_forward(model: nn.Module, images: Tensor) -> Any:
 
 
 def _two_stage_forward(model: nn.Module, images: Tensor) -> Any:
-    """As the detector, with a fixed number of proposals, whose pooled maps are made up: pooling is not counted."""
+    """The detector's, with a fixed number of proposals and dummy pooled feature maps: pooling is not counted."""
     maps = model.extract_feat(images)
     if model.with_rpn:
         model.rpn_head(maps)

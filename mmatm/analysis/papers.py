@@ -22,16 +22,16 @@ def read_tables(folder: Path) -> list[dict[str, Any]]:
     """Reads the tables of all backbones.
 
     Args:
-        folder: With `datasets.yml` and, for each backbone, a file in `papers/` as docs/configs.md tells of.
+        folder: With `datasets.yml` and, for each backbone, a file in `papers/` as docs/configs.md describes.
 
     Returns:
-        The tables in the files' order, with a row for every size of the backbone, also for those without a published
-        figure. Beside what a table's file says: `paper`, what the file says of all of its tables; `source`, whose the
-        figures are; and what datasets.yml says of the dataset, of its metrics those of the table. Rows of the backbone
-        have the key `config`, the name of this project's config.
+        The tables in the files' order, with a row for every size of the backbone, also for those without published
+        figures. Each has the entries of its file and: `paper`, the file's entries for all of its tables; `source`,
+        whose figures these are; and the entries of its dataset in datasets.yml, with the table's metrics only. Rows of
+        the backbone have the key `config`, the name of this project's config.
 
     Raises:
-        InputError: A file says something else than it should.
+        InputError: A file has missing, unknown or wrong entries.
     """
     datasets = _read(folder / 'datasets.yml')
     tables = []

@@ -1,4 +1,4 @@
-"""What a test leaves behind: a small file with its metrics and all that they depend on."""
+"""The result of a test as a small file: its metrics and everything that they depend on."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from mmatm.datasets.data_check import leaves
 from mmatm.engine.recipe import NEUTRAL, differences, read_text
 from mmatm.utils.environment import environment
 
-# Parts of options that are said elsewhere in the result, or decide nothing.
+# Parts of options that the result has elsewhere, or that decide nothing.
 _OF_THE_RUN = {'seed', 'check_data', 'work_dir', 'default_hooks', 'visualizer', 'vis_backends'}
 
 
@@ -41,10 +41,10 @@ def write_result(
         options: What `--cfg-options` changed in it.
         checkpoint: The file with the weights.
         sha256: Its digest.
-        meta: What it tells of its training.
+        meta: What it records of its training.
         augmented: Whether with test-time augmentation.
         dataset: The dataset that was tested on.
-        metrics: As the evaluator gave them; only numbers are kept.
+        metrics: As the evaluator returned them; only numbers are kept.
         processes: Number of processes.
 
     Returns:
@@ -109,9 +109,9 @@ def _objects(file: bytes) -> int | None:
 
 
 def _changed(meta: dict[str, Any], recipe: Config) -> dict[str, str]:
-    """The settings in which a checkpoint's training differs from a recipe; none of published files, which do not say.
+    """The settings in which a checkpoint's training differs from a recipe; none for published files, without a record.
 
-    The batch of all processes is one of them, if the recipe tells its own.
+    The batch of all processes is one of them, if the recipe has its `base_batch_size`.
     """
     if 'cfg' not in meta:
         return {}
@@ -146,7 +146,7 @@ def _training(folder: Path, meta: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All result files below a folder; others of such a name are named in a warning."""
+    """All result files below a folder; a warning names other files of such a name."""
     results = []
     for path in sorted(folder.rglob('result_*.json')):
         try:
@@ -158,7 +158,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             data = {key.replace('pictures', 'images'): value for key, value in result['data'].items()}
             results.append({**result, 'data': data})
         else:
-            print_log(f'{path} is no result of this version of tools/test.py: left out', 'current', logging.WARNING)
+            print_log(f'skipped {path}: not a result of this version of tools/test.py', 'current', logging.WARNING)
     return results
 
 
@@ -173,7 +173,7 @@ def merge_results(known: Iterable[dict], new: Iterable[dict]) -> list[dict]:
 
 
 def summarize_training(folder: Path, last: int | None = None) -> dict[str, Any] | None:
-    """What MMEngine's logs in a work_dir tell of the training there up to an iteration, or None without logs.
+    """A summary of MMEngine's logs in a work_dir up to an iteration, or None without logs.
 
     Returns:
         `iterations`, `first_loss` and `last_loss` (means of a logging interval), `seconds_per_iteration` (the median
@@ -200,7 +200,7 @@ def summarize_training(folder: Path, last: int | None = None) -> dict[str, Any] 
 
 
 def _finished(meta: dict[str, Any], recipe: Config) -> bool:
-    """Whether a checkpoint is of the end of the config's schedule; published files do not say and count as such."""
+    """Whether a checkpoint is from the end of the config's schedule; published ones without a record count as that."""
     schedule = recipe.get('train_cfg') or {}
     epochs, iterations = schedule.get('max_epochs'), schedule.get('max_iters')
     if 'iter' not in meta:

@@ -27,7 +27,7 @@ FLOPS_TOLERANCE = 0.005
 
 
 def agrees(published: float, counted: float, tolerance: float = 0.0) -> bool:
-    """Whether a count gives the published figure when rounded alike, or is off by no more than that share of it."""
+    """Whether a count rounds to the published figure, or differs from it by no more than that share of it."""
     digits = len(str(published).partition('.')[2]) if isinstance(published, float) else 0
     return round(counted, digits) == published or abs(counted / published - 1) <= tolerance
 

@@ -67,13 +67,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--archs', nargs='+', choices=sizes, default=sizes, help='sizes of ATMNet; default: all')
     which.add_argument(
-        '--backbones', nargs='+', metavar='TYPE:ARCH', help='others, such as mmatm.CASViT:s mmatm.RIFormer:s12'
+        '--backbones', nargs='+', metavar='TYPE:ARCH', help='other backbones: mmatm.CASViT:s mmatm.RIFormer:s12'
     )
     parser.add_argument('--autocast', choices=_TYPES, help='default: none on the CPU, bf16 on a GPU')
-    parser.add_argument('--compile', action='store_true', help='all ways through torch.compile')
-    parser.add_argument('--seconds', type=float, default=20.0, help='for each problem, all ways; default: %(default)s')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs'), help='folder of the JSON; default: %(default)s')
-    parser.add_argument('--docs', type=Path, help='write into benchmarks.md of this folder, and the JSON beside it')
+    parser.add_argument('--compile', action='store_true', help='compile everything with torch.compile')
+    parser.add_argument(
+        '--seconds', type=float, default=20.0, help='time for each problem, all ways together; default: %(default)s'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs'), help='output directory of the JSON; default: %(default)s'
+    )
+    parser.add_argument('--docs', type=Path, help='write into benchmarks.md in this directory, and the JSON beside it')
     args = parser.parse_args(arguments)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU that PyTorch can use; leave --device out to measure the CPU')

@@ -120,7 +120,7 @@ def test_what_cannot_be_counted_says_so():
         count(load_config(str(ROOT / 'configs/atmnet_mini_shapes.py')), (16, 16))
     with pytest.raises(InputError, match='SparseRCNN cannot be counted'):
         count(load_config('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py'), (64, 64))
-    with pytest.raises(InputError, match=r'there is no rule for its roi_head\.semantic_head'):
+    with pytest.raises(InputError, match=r'there is no forward pass here for its roi_head\.semantic_head'):
         count(load_config('mmdet::htc/htc_r50_fpn_1x_coco.py'), (64, 64))
     with pytest.raises(InputError, match='no model'):
         count(Config(dict(default_scope='mmdet')), (64, 64))

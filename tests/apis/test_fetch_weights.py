@@ -60,7 +60,7 @@ def names(folder: Path) -> list[str]:
 def fails(error_of, capsys, *arguments: str) -> str:
     """What the command says of what failed."""
     message = error_of('fetch_weights.py', *arguments)
-    assert message.startswith('error: not fetched, see above: ')
+    assert message.startswith('error: these could not be fetched, see above: ')
     return capsys.readouterr().err
 
 
@@ -99,7 +99,7 @@ def test_all_are_tried(server, published, folder, error_of, capsys):
 
 @pytest.mark.parametrize('arguments', [[], ['--list', CLASSIFIER]])
 def test_usage(arguments, error_of):
-    assert error_of('fetch_weights.py', *arguments) == 'error: give names of configs, or --list'
+    assert error_of('fetch_weights.py', *arguments) == 'error: give either names of configs or --list'
 
 
 def test_cut_short_is_gone_on_with(server, published, folder, command, error_of, capsys):

@@ -510,7 +510,7 @@ def test_the_command_does_not_overwrite(tmp_path, monkeypatch, error_of):
     assert Path('retinanet_r18_fpn_1x_coco_atmnet_s.py').read_text() == 'mine'
     message = error_of('swap_backbone.py', 'mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py')
     assert message.startswith('error: HourglassNet returns feature maps')
-    assert 'give it the ending .py' in error_of('swap_backbone.py', name, '--out', 'x')
+    assert 'must end in .py' in error_of('swap_backbone.py', name, '--out', 'x')
     assert 'there is no folder nowhere' in error_of('swap_backbone.py', name, '--out', 'nowhere/x.py')
     assert len(list(tmp_path.iterdir())) == 1
 

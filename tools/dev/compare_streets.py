@@ -16,20 +16,22 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, default=3, help='trainings of each backbone')
-    parser.add_argument('--work-dirs', type=Path)
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for a trial: see train.py')
+    parser.add_argument(
+        '--seeds', type=int, default=3, help='number of trainings of each backbone; by default %(default)s'
+    )
+    parser.add_argument('--work-dirs', type=Path, help='directory for the work_dirs; by default work_dirs')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for a trial, as of train.py')
     args = parser.parse_args()
     if args.cfg_options and not args.work_dirs:
         raise InputError(
-            'with --cfg-options name another folder with --work-dirs: what is in work_dirs is gone on with'
+            '--cfg-options needs another directory, --work-dirs: trainings in work_dirs would be resumed with them'
         )
     work_dirs = args.work_dirs or ROOT / 'work_dirs'
     for seed in range(args.seeds):
         for name in read_streets(ROOT / 'docs')['configs']:
             config, work_dir = str(ROOT / f'configs/{name}.py'), work_dirs / f'{name}_seed{seed}'
             common = ['--work-dir', str(work_dir), '--cfg-options', *args.cfg_options, f'+randomness.seed={seed}']
-            # What was interrupted goes on.
+            # A training that was interrupted is resumed.
             call('train.py', config, '--resume', *common)
             call('test.py', config, (work_dir / 'last_checkpoint').read_text(), *common)
 

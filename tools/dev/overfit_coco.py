@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Overfits a detector to a few COCO images, from scratch at reduced size, and tests it on them in one process and in
-two. What works learns them by heart. The images are those of the training set whose smallest object is largest."""
+two: a sound one reaches nearly 100 AP. The images are those of the training set whose smallest object is largest."""
 
 import argparse
 import json
@@ -21,11 +21,13 @@ ROOT = Path(__file__).parents[2]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', nargs='?', default=str(ROOT / 'configs/mask_rcnn_atmnet_xt_1x_coco.py'))
-    parser.add_argument('--data-root', type=Path, default=ROOT / 'data/coco')
-    parser.add_argument('--images', type=int, default=8)
-    parser.add_argument('--epochs', type=int, default=100)
-    parser.add_argument('--scale', type=int, nargs=2, default=(256, 192), metavar=('LONG', 'SHORT'), help='in pixels')
-    parser.add_argument('--work-dir', type=Path)
+    parser.add_argument('--data-root', type=Path, default=ROOT / 'data/coco', help='directory of COCO')
+    parser.add_argument('--images', type=int, default=8, help='number of images; by default %(default)s')
+    parser.add_argument('--epochs', type=int, default=100, help='by default %(default)s')
+    parser.add_argument(
+        '--scale', type=int, nargs=2, default=(256, 192), metavar=('LONG', 'SHORT'), help='of the images, in pixels'
+    )
+    parser.add_argument('--work-dir', type=Path, help='by default work_dirs/overfit_CONFIG')
     args = parser.parse_args()
     cfg = load_config(args.config)
     require_task(cfg, 'detection')
@@ -78,14 +80,14 @@ def main() -> None:
     print('one process:', *found[0])
     print('two processes:', *found[1])
     if not found[0] or found[0] != found[1]:
-        raise InputError('one process and two do not agree')
+        raise InputError('the metrics of one process and of two differ')
 
 
 def choose(data_root: Path, count: int) -> dict:
-    """The annotations of the images to learn."""
+    """The annotations of the images to overfit to."""
     path = data_root / 'annotations/instances_train2017.json'
     if not path.is_file():
-        raise InputError(f'there is no {path}; name the folder of COCO with --data-root')
+        raise InputError(f'there is no {path}; give the directory of COCO with --data-root')
     coco = json.loads(path.read_text())
     objects: dict[int, list[dict]] = {}
     for annotation in coco['annotations']:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Swaps the backbone of every config of the installed mmdet and mmsegmentation, runs the models, and writes
-swap_zoo.md and swap_zoo.csv. Takes most of an hour on 2 cores; goes on where it was stopped."""
+swap_zoo.md and swap_zoo.csv. Takes most of an hour on 2 cores; resumes where it was stopped."""
 
 import argparse
 import fnmatch
@@ -17,23 +17,27 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--backbone', default=DEFAULT_BACKBONE, metavar='TYPE', help='the new one, %(default)s')
-    parser.add_argument('--arch', metavar='SIZE', help='of it; by default the first, which is the smallest')
-    parser.add_argument('--only', nargs='+', metavar='PATTERN', help='such as "mmseg::pspnet/*"; writes no tables')
+    parser.add_argument(
+        '--backbone', default=DEFAULT_BACKBONE, metavar='TYPE', help='the new one; by default %(default)s'
+    )
+    parser.add_argument('--arch', metavar='SIZE', help='its size; by default the first, which is the smallest')
+    parser.add_argument(
+        '--only', nargs='+', metavar='PATTERN', help='only configs such as "mmseg::pspnet/*"; writes no tables'
+    )
     parser.add_argument('--jobs', type=int, default=2, help='processes, of one thread each')
     parser.add_argument(
-        '--work-dir', type=Path, help='where outcomes are kept, by default work_dirs/swap_zoo/BACKBONE_SIZE'
+        '--work-dir', type=Path, help='directory for the outcomes; by default work_dirs/swap_zoo/BACKBONE_SIZE'
     )
     parser.add_argument(
         '--out',
         type=Path,
-        help=f'where swap_zoo.md and swap_zoo.csv go: by default docs/ for {DEFAULT_BACKBONE}, else the work folder',
+        help=f'output directory of the tables; by default docs/ for {DEFAULT_BACKBONE}, else the work_dir',
     )
     args = parser.parse_args()
 
     kind = backbone_class(args.backbone)
     if kind is None:
-        raise InputError(f'{args.backbone} is no registered backbone under the contract, mmatm.models.Backbone')
+        raise InputError(f'{args.backbone} is not a registered subclass of mmatm.models.Backbone')
     arch = args.arch or next(iter(kind.SIZES))
     kind.resolve_arch(arch)
     work_dir = args.work_dir or ROOT / 'work_dirs/swap_zoo' / f'{kind.__name__.lower()}_{arch}'
