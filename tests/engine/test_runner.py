@@ -175,7 +175,7 @@ def test_within_an_epoch_of_other_data_is_refused(tmp_path):
     copy_checkpoint(tmp_path, tmp_path / 'parts', 'iter_6.pth')
     runner = build(tmp_path / 'parts', *options, resume=True)
     runner._train_dataloader['batch_size'] = 4
-    with pytest.raises(InputError, match=r'iter_6\.pth was saved within an epoch, after 2 of its 4 batches, but now'):
+    with pytest.raises(InputError, match=r'iter_6\.pth was saved within an epoch, after 2 of its 4 batches, but an '):
         runner.train()
 
 
@@ -423,7 +423,7 @@ def test_resuming_a_changed_training_is_noted(tmp_path, capfd):
     data = {'batch_size': 4, 'sampler': {'type': 'InfiniteSampler'}, 'dataset': Noise()}
     capfd.readouterr()
     train(6, 0.1, resume=True, train_dataloader=data)
-    assert 'batch_size: 4 now, 2 in ' in capfd.readouterr().out
+    assert 'batch_size is 4 now and was 2 in ' in capfd.readouterr().out
 
 
 def test_which_checkpoint_is_resumed(tmp_path):
