@@ -84,7 +84,7 @@ def test_own_classifier_starts_a_backbone(golden, classifier, tmp_path):
         model = start(golden, tmp_path / 'own.pth', **options)
         for name, weight in source.state_dict().items():
             torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
-    assert read_backbone(str(tmp_path / 'own.pth'))[1] == 'head (1 tensors)'
+    assert read_backbone(str(tmp_path / 'own.pth'), ATMNet.PUBLISHED)[1] == 'head (1 tensors)'
     with pytest.raises(
         InputError, match=r"no parameter's name begins with 'encoder\.'; the names begin with \['backbone', 'head'\]"
     ):

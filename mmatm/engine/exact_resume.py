@@ -148,7 +148,7 @@ def number_batches(loader: DataLoader, seed: int) -> None:
         batches = batches._batches
     # PyTorch guards this attribute of a loader, and asks a dataset for whole batches if it has __getitems__.
     object.__setattr__(loader, 'batch_sampler', NumberedBatches(batches, seed))
-    loader._iterator = None  # of workers that go on between epochs
+    loader._iterator = None  # of workers that persist between epochs
     with suppress(AttributeError):  # a list, whose samples are what they are
         loader.dataset.__getitems__ = partial(_get_samples, loader.dataset)
 

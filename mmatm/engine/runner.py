@@ -101,7 +101,7 @@ class Runner(MMEngineRunner):
         """As in MMEngine; pretrained weights are not read if a checkpoint is.
 
         Raises:
-            InputError: The config's pretrained weights are not there.
+            InputError: The config's pretrained weights do not exist.
         """
         self._find_what_to_resume()
         if isinstance(model, dict) and self._load_from:
@@ -206,7 +206,7 @@ class Runner(MMEngineRunner):
         follows from the seed.
 
         Raises:
-            InputError: The data is not there, damaged, or of other classes than the model.
+            InputError: The data does not exist, is damaged, or has other classes than the model.
         """
         with announce_errors():
             return self._build_dataloader(dataloader, *args, **kwargs)
@@ -292,7 +292,7 @@ class Runner(MMEngineRunner):
             self._has_loaded &= not self._resume
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
-        """As in MMEngine; `before_run` once for each hook, as averaged weights begin anew in it."""
+        """As in MMEngine; `before_run` once for each hook, as averaged weights start over in it."""
         hooks = self._hooks
         if fn_name == 'before_run':
             self._hooks = [hook for hook in hooks if hook not in self._begun]

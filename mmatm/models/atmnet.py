@@ -125,7 +125,7 @@ class ATMNet(Backbone):
             - ``channels``: C;
             - ``mlp_ratios``: hidden channels of the MLPs by C;
             - ``channels_per_offset``: S, consecutive channels that share an offset; divides C;
-            - ``offset_interval`` (one number): K, offsets are predicted anew every so many blocks.
+            - ``offset_interval`` (one number): K, every K-th block predicts new offsets.
         drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
         out_indices: Stages, 0 to 3 or negative from the end, whose feature maps are returned, each after its own norm.
             Stages after the last of them are not built.

@@ -199,7 +199,7 @@ def _words(error: BaseException) -> str:
 
 
 def examine_all(names: Sequence[str], backbone: str, arch: str, folder: Path, jobs: int) -> Iterator[Outcome]:
-    """Examines configs, and goes on where it was stopped.
+    """Examines configs; what was stopped is resumed.
 
     Args:
         names: Of the configs.

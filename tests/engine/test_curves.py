@@ -1,4 +1,4 @@
-"""The curves of a training: the image, what resuming makes of it, and TensorBoard's files."""
+"""The curves of a training: the figure, what resuming makes of it, and TensorBoard's files."""
 
 import errno
 import importlib.util
