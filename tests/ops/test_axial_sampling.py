@@ -413,7 +413,7 @@ def test_kernels_keep_their_result_and_the_offsets_alone(backend):
 @pytest.mark.parametrize(
     ('x_shape', 'offset_shape', 'options', 'message'),
     [
-        ((1, 4, 4, 6), (1, 4, 5, 4), {}, 'same map'),
+        ((1, 4, 4, 6), (1, 4, 5, 4), {}, 'same B, H and W'),
         ((4, 4, 6), (4, 4, 4), {}, 'must be'),
         ((1, 4, 4, 6), (1, 4, 4, 3), {}, 'do not divide'),
         ((1, 4, 4, 6), (1, 4, 4, 8), {}, 'do not divide'),

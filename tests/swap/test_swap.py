@@ -506,7 +506,7 @@ def test_the_command_does_not_overwrite(tmp_path, monkeypatch, error_of):
     monkeypatch.chdir(tmp_path)
     name = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
     Path('retinanet_r18_fpn_1x_coco_atmnet_s.py').write_text('mine')
-    assert 'is there already' in error_of('swap_backbone.py', name, '--arch', 's')
+    assert 'exists already' in error_of('swap_backbone.py', name, '--arch', 's')
     assert Path('retinanet_r18_fpn_1x_coco_atmnet_s.py').read_text() == 'mine'
     message = error_of('swap_backbone.py', 'mmdet::cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py')
     assert message.startswith('error: HourglassNet returns feature maps')

@@ -76,7 +76,7 @@ def test_other_commands_name_the_entry(tmp_path, shapes, error_of):
         ('test.py', config, 'weights.pth'),
         ('get_flops.py', config),
         ('visualize_offsets.py', config, 'weights.pth', 'image.png'),
-        ('image_demo.py', shapes / 'coco/val2017', config, 'weights.pth'),
+        ('image_demo.py', config, 'weights.pth', shapes / 'coco/val2017'),
     ):
         assert message in error_of(name, *arguments, *wrong)
     config = write_config(tmp_path, shapes, CLASSIFIER)
