@@ -19,6 +19,7 @@ from mmatm.build import build_model
 from mmatm.checkpoint import read_checkpoint
 from mmatm.datasets.shapes import SEMANTIC_CLASSES, SHAPES
 from mmatm.models import ATMNet
+from mmatm.models.whole_model import for_model
 
 STREETS = read_streets(ROOT / 'docs')['configs']
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -237,7 +238,8 @@ def test_authors_imagenet_file_has_every_key(tmp_path):
 
 
 def fill(model: nn.Module, path: Path) -> None:
-    keys = model.load_state_dict(read_checkpoint(str(path))['state_dict'], strict=True, assign=True)
+    weights = for_model(read_checkpoint(str(path))['state_dict'], model)
+    keys = model.load_state_dict(weights, strict=True, assign=True)
     assert not keys.missing_keys
     assert not keys.unexpected_keys
     assert not any(parameter.is_meta for parameter in model.parameters())

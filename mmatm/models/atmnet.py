@@ -137,6 +137,7 @@ class ATMNet(Backbone):
         in_channels: Channels of an image.
         parts: Classes to build with: ``block`` as `Block`, ``mixer`` as `ActiveTokenMixer`, ``offset_predictor`` in
             place of the LayerNorm and linear layer of an offset-predicting block; see `Backbone`.
+        norm_eval: Batch norms of your own parts keep to their running statistics; ATMNet has none itself.
         init_cfg: As in MMEngine. ``dict(type='Pretrained', checkpoint=PATH)`` takes the authors' checkpoints and this
             project's, whole models too, and refuses one that leaves any parameter but the output norms unset; see
             `Backbone` for what else it takes.
@@ -207,6 +208,7 @@ class ATMNet(Backbone):
         init_cfg: dict | list[dict] | None = None,
         in_channels: int = 3,
         parts: Mapping[str, Any] | None = None,
+        norm_eval: bool = False,
     ) -> None:
         super().__init__(
             arch,
@@ -218,6 +220,7 @@ class ATMNet(Backbone):
             in_channels=in_channels,
             parts=parts,
             init_cfg=init_cfg,
+            norm_eval=norm_eval,
         )
 
     @classmethod

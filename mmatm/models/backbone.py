@@ -29,8 +29,8 @@ class Backbone(BaseModule):
     there: swapping, counting, tables, export, benchmark, figures, the tests of the contract. docs/adding_a_backbone.md
     walks through it.
 
-    The constructor's arguments are those of every backbone. A subclass narrows their defaults by a constructor of its
-    own that hands them on, as `ATMNet` does.
+    The constructor's arguments are those of every backbone; one that cannot be dilated leaves `output_stride` out.
+    A subclass narrows their defaults by a constructor of its own that hands them on, as `ATMNet` does.
 
     Attributes of the class, which a subclass sets:
         TITLE: The network's name in messages and tables.
@@ -151,8 +151,6 @@ class Backbone(BaseModule):
         if self.CHANNELS_LAST:
             # Else convolutions convert their weights in every pass, and distributed training copies gradients.
             self.to(memory_format=torch.channels_last)
-        for module in self._frozen():
-            module.requires_grad_(False)
         self.train()
 
     # What a subclass writes
@@ -235,8 +233,12 @@ class Backbone(BaseModule):
     @classmethod
     def imagenet_config(cls, size: str) -> str:
         """The name of an ImageNet classifier's config, and of its checkpoint; a subclass has its parent's."""
-        publishing = next(kind for kind in cls.__mro__ if 'PUBLISHED' in vars(kind))
-        return f'{publishing.__name__.lower()}_{size}_in1k'
+        return f'{cls.publishing_class().__name__.lower()}_{size}_in1k'
+
+    @classmethod
+    def publishing_class(cls) -> type['Backbone']:
+        """The class whose checkpoints this one reads: a subclass that says nothing of its own reads its parent's."""
+        return next(kind for kind in cls.__mro__ if 'PUBLISHED' in vars(kind))
 
     def part(self, name: str, i: int) -> Any:
         """The class of a part of stage i: the user's, or that in `PARTS`."""
@@ -303,6 +305,7 @@ class Backbone(BaseModule):
         super().train(mode)
         for module in self._frozen():
             module.eval()
+            module.requires_grad_(False)
         if self.norm_eval:
             for module in chain(self.stem.modules(), self.stages.modules()):
                 if isinstance(module, _BatchNorm):
@@ -323,6 +326,9 @@ class Backbone(BaseModule):
                     summary = self._load_pretrained(**self._pretrained)
                 except InputError as error:
                     refusal[0] = error
+                except Exception as error:  # which may not go through a pipe; the others must not wait for it
+                    broadcast_object_list([InputError(f'{type(error).__name__}: {error}')])
+                    raise
             broadcast_object_list(refusal)
             if refusal[0] is not None:
                 raise refusal[0]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mmatm.errors import InputError
 from mmatm.registry import MODELS
 
 from .backbone import Backbone
@@ -114,7 +115,8 @@ class CASViT(Backbone):
     Args:
         arch: A named size, ``'xs'``, ``'s'``, ``'m'``, ``'t'``, or a dict with exactly these keys, a list of four for
             the stages each: ``depths``; ``channels``; ``mlp_ratios``, hidden channels of the MLPs by those.
-        norm_eval: Batch norms inside keep to their running statistics, by default as in the authors' detectors and
+        norm_eval: Batch norms inside keep to their running statistics. Say False where training begins from random
+            weights. By default as in the authors' detectors and
             segmentors. The norms of the outputs, whose statistics are in no ImageNet checkpoint, do not.
         drop_path_rate, out_indices, frozen_stages, with_cp, in_channels, parts, init_cfg: As in `Backbone`; `parts` are
             ``block`` as `Block` and ``mixer`` as `AdditiveTokenMixer`.
@@ -194,6 +196,11 @@ class CASViT(Backbone):
             parts=parts,
             init_cfg=init_cfg,
         )
+
+    @classmethod
+    def check_arch(cls, arch: Mapping[str, Any]) -> None:
+        if min(arch['channels']) < 2:
+            raise InputError(f'the stem halves the channels: there are to be 2 or more, not {arch["channels"]}')
 
     def build_stem(self, arch: Mapping[str, Any]) -> nn.Module:
         channels = arch['channels'][0]

@@ -117,11 +117,11 @@ def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allow
     if allowed.fit_stem:
         name = stem_weight(backbone)
         if name in given and given[name].shape[1] != backbone.in_channels:
-            print_log(
-                f'{backbone.TITLE}: fitted {name} from {given[name].shape[1]} to {backbone.in_channels} image channels',
-                'current',
-            )
+            channels = given[name].shape[1]
             given[name] = fit_channels(given[name], backbone.in_channels)
+            print_log(
+                f'{backbone.TITLE}: fitted {name} from {channels} to {backbone.in_channels} image channels', 'current'
+            )
     _check(backbone, given, allowed)
     state_dict.update({prefix + name: weight for name, weight in given.items()})
 
@@ -157,6 +157,9 @@ def _check(backbone: 'Backbone', given: dict[str, Tensor], allowed: Allowed) -> 
             print_log(f'{backbone.TITLE}: {brief({what: names})}', 'current')
     for name in unused:
         del given[name]
+    for name in own:
+        if name.endswith('num_batches_tracked'):
+            given.setdefault(name, own[name])  # for PyTorch's own check of strict loading
 
 
 def _may_be_missing(name: str) -> bool:
@@ -176,7 +179,7 @@ def _describe(backbone: 'Backbone', given: Mapping[str, Tensor]) -> str:
     for size, arch in backbone.SIZES.items():
         if f'depths {arch["depths"]}' in _depths(given):
             with torch.device('meta'):
-                own = type(backbone)(size, in_channels=channels).state_dict()
+                own = backbone.publishing_class()(size, in_channels=channels).state_dict()
             shared = set(own) & set(given)
             fitting += [size] * all(own[name].shape == given[name].shape for name in shared)
     return f'{backbone.TITLE} {fitting[0] if fitting else "of a custom size"} {_depths(given)}'

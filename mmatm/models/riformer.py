@@ -29,7 +29,8 @@ class RIFormer(Backbone):
         arch: A named size, ``'s12'``, ``'s24'``, ``'s36'``, ``'m36'``, ``'m48'``, or a dict with exactly these keys, a
             list of four for the stages each unless said: ``depths``; ``channels``; ``mlp_ratios``, hidden channels of
             the MLPs by those; ``layer_scale`` (one number), what each branch is weighted with at first.
-        drop_path_rate, out_indices, frozen_stages, with_cp, in_channels, parts, init_cfg: As in `Backbone`; `parts` are
+        drop_path_rate, out_indices, frozen_stages, with_cp, in_channels, parts, init_cfg, norm_eval: As in `Backbone`,
+            the latter for batch norms of your own parts; `parts` are
             ``block``, built and called as MMPretrain's `RIFormerBlock`, and ``mixer``, built with the number of
             channels and called with the normalised feature map (B, C, H, W).
 
@@ -73,7 +74,6 @@ class RIFormer(Backbone):
             'riformer_m48_in1k': _FILES.format('m48_32xb128_in1k', '2b9d1abf'),
         },
     )
-    NO_DECAY = ('.layer_scale_1', '.layer_scale_2')
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class RIFormer(Backbone):
         in_channels: int = 3,
         parts: Mapping[str, Any] | None = None,
         init_cfg: dict | list[dict] | None = None,
+        norm_eval: bool = False,
     ) -> None:
         super().__init__(
             arch,
@@ -95,6 +96,7 @@ class RIFormer(Backbone):
             in_channels=in_channels,
             parts=parts,
             init_cfg=init_cfg,
+            norm_eval=norm_eval,
         )
 
     @staticmethod

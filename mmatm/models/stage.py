@@ -1,7 +1,7 @@
 """A stage of a backbone: blocks of one resolution."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -43,24 +43,29 @@ class Stage(nn.Module):
         if torch.compiler.is_compiling():  # whose recomputation has no side effects
             return checkpoint(block, x, *extra, use_reentrant=False)
         norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-        contexts = partial(_count_batches_once, norms)
+        if not norms:
+            return checkpoint(block, x, *extra, use_reentrant=False)
+        contexts = partial(_contexts, norms)
         return checkpoint(block, x, *extra, use_reentrant=False, context_fn=contexts)
 
 
-def _count_batches_once(norms: list[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of the forward pass and of its recomputation, in which batch norms leave their statistics alone."""
+def _contexts(norms: list[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of the forward pass and of its recomputation."""
+    return nullcontext(), _KeepStatistics(norms)
 
-    @contextmanager
-    def recomputing() -> Iterator[None]:
-        training = [norm for norm in norms if norm.training and norm.track_running_stats]
-        before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in training]
-        for norm in training:
+
+class _KeepStatistics(AbstractContextManager):
+    """In here, batch norms leave their statistics as they are. It is entered once for each backward pass."""
+
+    def __init__(self, norms: list[nn.Module]) -> None:
+        self.norms = [norm for norm in norms if norm.training and norm.track_running_stats]
+
+    def __enter__(self) -> None:
+        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
+        for norm in self.norms:
             norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, (momentum, count) in zip(training, before, strict=True):
-                norm.momentum = momentum
-                norm.num_batches_tracked.copy_(count)
 
-    return nullcontext(), recomputing()
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)

@@ -88,6 +88,11 @@ def swap_backbone(
         _note_imports(swap, new['type'])
         if not weights:
             swap.notes.append('the backbone starts from random weights, as no pretrained weights were given')
+            if options(swap.backbone).get('norm_eval'):
+                swap.notes.append(
+                    f'batch norms of {swap.name} keep to their statistics, which random weights do not have: set '
+                    'norm_eval=False for them'
+                )
         elif '://' not in str(weights) and not Path(weights).is_file():
             swap.notes.append(f'the pretrained weights {weights} are not there yet, seen from {Path.cwd()}')
     return swap

@@ -139,6 +139,42 @@ def test_with_cp_keeps_gradients_and_statistics(name, x):
 
 
 @each_backbone
+def test_with_cp_serves_two_backward_passes(name, x):
+    model = tiny(name, with_cp=True)
+    loss = loss_of(model(x))
+    (first, *_) = torch.autograd.grad(loss, model.stem.parameters(), retain_graph=True)
+    (second, *_) = torch.autograd.grad(loss, model.stem.parameters())
+    assert_close(first, second)
+
+
+@each_backbone
+def test_what_a_subclass_adds_to_a_frozen_stage_is_frozen(name):
+    model = tiny(name, frozen_stages=1)
+    model.stages[0].gate = nn.Parameter(torch.ones(1))
+    model.requires_grad_(True)
+    model.train()
+    assert not model.stages[0].gate.requires_grad
+    assert not any(parameter.requires_grad for parameter in model.stem.parameters())
+
+
+@each_backbone
+def test_subclasses_with_a_constructor_of_their_own(name, tmp_path):
+    """What a checkpoint lacks is named; batch norms without a count are filled, also by strict loading."""
+
+    class Gated(OWN[name]):
+        def __init__(self, *, gate):
+            super().__init__(FAMILIES[name].tiny)
+            self.gate = nn.Parameter(torch.full((1,), gate))
+
+    state = tiny(name).state_dict()
+    with pytest.raises(InputError, match=r'do not fill Gated of a custom size .* missing: gate\..*allow_missing'):
+        Gated(gate=0.5).load_state_dict(state)
+    for key in [key for key in state if key.endswith('num_batches_tracked')]:
+        del state[key]
+    tiny(name).load_state_dict(state, strict=True)
+
+
+@each_backbone
 def test_train_and_eval_return_self(name):
     model = tiny(name)
     assert model.eval() is model
@@ -290,7 +326,10 @@ def test_bad_options(name):
         ({'parts': {'mixer': 'NoSuchMixer'}}, r"parts\['mixer'\]: 'NoSuchMixer' is not a registered module"),
         ({'parts': {'mixer': [nn.Identity] * 3}}, r"parts\['mixer'\] is one class, or a list of 4, not of 3"),
         ({'init_cfg': dict(type='Pretrained', chekpoint='a.pth')}, 'Pretrained takes .*checkpoint.*, not chekpoint'),
-        ({'init_cfg': dict(type='Pretrained', checkpoint='a', allow_missing='b.*')}, 'allow_missing is a list'),
+        (
+            {'init_cfg': dict(type='Pretrained', checkpoint='a', allow_missing='b.*')},
+            'allow_missing of init_cfg must be a list',
+        ),
         ({'init_cfg': [dict(type='Pretrained', checkpoint='a.pth')]}, 'one dict, not in a list'),
     ):
         with pytest.raises(InputError, match=message):
