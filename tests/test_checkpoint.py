@@ -20,6 +20,7 @@ from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
 from mmatm.models.loading import read_backbone
+from mmatm.models.whole_model import for_model
 
 
 @pytest.fixture(scope='module')
