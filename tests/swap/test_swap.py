@@ -39,7 +39,7 @@ model = dict(
     notes = '\n'.join(swap.notes)
     for words in (
         'model: not carried over from ResNet: frozen_stages=1, norm_eval=True, norm_cfg (BN). '
-        'ATMNet has frozen_stages=-1 by default',
+        'ATMNet has frozen_stages=-1, norm_eval=False by default',
         'model: ResNet has no drop path; that of ATMNet is 0.1 by default, set by model.backbone.drop_path_rate',
         'the optimizer, SGD, and its learning rate stay as they were',
         'random weights',
