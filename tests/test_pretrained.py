@@ -42,7 +42,7 @@ def test_every_form_is_found():
         'detector.backbone.init_cfg.checkpoint': 't.pth',
     }
     assert [x.file for x in pretrained_weights(MODEL) if x.of_teacher] == ['teacher.pth']
-    assert [x.file for x in pretrained_weights(MODEL) if x.of_atmnet] == ['t.pth']
+    assert [x.file for x in pretrained_weights(MODEL) if x.backbone] == ['t.pth']
 
 
 def test_taken_out_whole():
