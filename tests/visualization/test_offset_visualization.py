@@ -174,7 +174,7 @@ def test_bad_input(tmp_path, config, shapes, error_of):
     assert 'there is no layer stages.9; the layers are stages.0.blocks.0, stages.0' in error('--layer', 'stages.9')
     assert 'point 64 3 is outside the image of 64x64 pixels' in error('--point', 64, 3)
     assert 'the suffix chooses the format, and must be one of ' in error('--out', tmp_path / 'a.mp4')
-    assert 'shows all layers and tokens: leave out --layer and --point' in error(
+    assert 'shows all layers and tokens; leave out --layer and --point' in error(
         '--mode', 'distribution', '--point', 1, 1
     )
     assert 'there is no image' in error(image=tmp_path / 'absent.jpg')
