@@ -2,7 +2,7 @@
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/casvit_1x.py',
     'mmdet::_base_/default_runtime.py',
 ]
 model = dict(
@@ -16,14 +16,4 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 256], start_level=0),
 )
-
-# 8 GPUs x 4 images
 train_dataloader = dict(batch_size=4)
-auto_scale_lr = dict(base_batch_size=32)
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=1e-4),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=500),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
-]

@@ -183,8 +183,6 @@ class ATMNet(Backbone):
             (r'norm\.', 'norm3.'),  # of the classifier: trained on the last stage
         ),
         head={'head.': 'head.fc.'},
-        # The averaged weights first. MMEngine swaps them when saving, so that `state_dict` are the averaged ones.
-        containers=('model_ema', 'state_dict_ema', 'state_dict', 'model'),
         links={
             'atmnet_xt_in1k': 'https://drive.google.com/file/d/1JjWFDJM097a2sX9zw2oOisCT-7T43-DV/view',
             'atmnet_t_in1k': 'https://drive.google.com/file/d/1eFv5SsGr6ZpupY0wB-N2mjVhQLSo92o-/view',

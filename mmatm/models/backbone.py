@@ -29,8 +29,8 @@ class Backbone(BaseModule):
     there: swapping, counting, tables, export, benchmark, figures, the tests of the contract. docs/adding_a_backbone.md
     walks through it.
 
-    The constructor's arguments are those of every backbone; one that cannot be dilated leaves `output_stride` out.
-    A subclass narrows their defaults by a constructor of its own that hands them on, as `ATMNet` does.
+    The constructor's arguments are those of every backbone. A subclass needs none of its own, unless other defaults
+    than `arch` and `norm_eval` are to differ, as `ATMNet`'s.
 
     Attributes of the class, which a subclass sets:
         TITLE: The network's name in messages and tables.
@@ -42,6 +42,7 @@ class Backbone(BaseModule):
             `self.part(name, i)` for the class to build.
         PUBLISHED: How the authors' checkpoints read, None if there are none.
         NORM: Makes the norm of an output from its channels; None for feature maps without a norm.
+        NORM_EVAL: What `norm_eval` is by default.
         CHANNELS_LAST: Whether the stages work channels-last, on (B, H, W, C); the backbone permutes the axes after the
             stem and for its outputs.
         OUTPUT_STRIDES: What `output_stride` may be.
@@ -52,7 +53,7 @@ class Backbone(BaseModule):
         ALLOW_UNUSED: Patterns of parameters of checkpoints that the network may do without.
 
     Args:
-        arch: A size's name, or a dict with exactly the keys of the published sizes.
+        arch: A size's name, by default the first of `SIZES`, or a dict with exactly the keys of the published sizes.
         drop_path_rate: Drop path of the last block; rises linearly from 0 over all blocks.
         out_indices: Stages, 0 to 3 or negative from the end, whose feature maps are returned, each after its own norm.
             Stages after the last of them are not built.
@@ -61,7 +62,7 @@ class Backbone(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. The norms of the outputs stay
             trainable: they are in no ImageNet checkpoint.
         norm_eval: Batch norms inside stem and stages keep to their running statistics in training. The norms of the
-            outputs do not.
+            outputs do not. By default `NORM_EVAL`.
         with_cp: Recompute blocks in the backward pass: less memory, more time, the same gradients.
         in_channels: Channels of an image.
         parts: Classes to build with in place of those in `PARTS`, each a class or its name in the registry; one for all
@@ -88,6 +89,7 @@ class Backbone(BaseModule):
     PARTS: ClassVar[Mapping[str, type[nn.Module] | None]] = {}
     PUBLISHED: ClassVar[Published | None] = None
     NORM: ClassVar[Callable[[int], nn.Module] | None] = None
+    NORM_EVAL: ClassVar[bool] = False
     CHANNELS_LAST: ClassVar[bool] = False
     OUTPUT_STRIDES: ClassVar[tuple[int, ...]] = (32,)
     NO_DECAY: ClassVar[tuple[str, ...]] = ()
@@ -98,12 +100,12 @@ class Backbone(BaseModule):
 
     def __init__(
         self,
-        arch: str | Mapping[str, Any],
+        arch: str | Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         output_stride: int = 32,
         frozen_stages: int = -1,
-        norm_eval: bool = False,
+        norm_eval: bool | None = None,
         with_cp: bool = False,
         in_channels: int = 3,
         parts: Mapping[str, Any] | None = None,
@@ -123,12 +125,14 @@ class Backbone(BaseModule):
             raise InputError(f'output_stride must be {list_or(sorted(self.OUTPUT_STRIDES))}, not {output_stride}')
         if not isinstance(in_channels, int) or in_channels < 1:
             raise InputError(f'in_channels must be a whole number above 0, not {in_channels}')
+        if arch is None:
+            arch = next(iter(self.SIZES))
         self.size = self.short_name(arch)
         arch = self.resolve_arch(arch)
         self.in_channels = in_channels
         self.out_indices = resolve_out_indices(out_indices)
         self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
+        self.norm_eval = self.NORM_EVAL if norm_eval is None else norm_eval
         self.out_channels = tuple(arch['channels'][i] for i in self.out_indices)
         self.out_strides = tuple(min(_STRIDES[i], output_stride) for i in self.out_indices)
         self._parts = resolve_parts(parts or {}, self.PARTS, self.TITLE)

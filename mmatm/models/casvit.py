@@ -115,9 +115,9 @@ class CASViT(Backbone):
     Args:
         arch: A named size, ``'xs'``, ``'s'``, ``'m'``, ``'t'``, or a dict with exactly these keys, a list of four for
             the stages each: ``depths``; ``channels``; ``mlp_ratios``, hidden channels of the MLPs by those.
-        norm_eval: Batch norms inside keep to their running statistics. Say False where training begins from random
-            weights. By default as in the authors' detectors and
-            segmentors. The norms of the outputs, whose statistics are in no ImageNet checkpoint, do not.
+        norm_eval: Batch norms inside keep to their running statistics, by default as in the authors' detectors and
+            segmentors. Say False where training begins from random weights. The norms of the outputs, whose statistics
+            are in no ImageNet checkpoint, do not keep to them.
         drop_path_rate, out_indices, frozen_stages, with_cp, in_channels, parts, init_cfg: As in `Backbone`; `parts` are
             ``block`` as `Block` and ``mixer`` as `AdditiveTokenMixer`.
 
@@ -172,30 +172,7 @@ class CASViT(Backbone):
         ),
     )
     NORM = nn.BatchNorm2d
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = 'xs',
-        drop_path_rate: float = 0.0,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = True,
-        with_cp: bool = False,
-        in_channels: int = 3,
-        parts: Mapping[str, Any] | None = None,
-        init_cfg: dict | list[dict] | None = None,
-    ) -> None:
-        super().__init__(
-            arch,
-            drop_path_rate=drop_path_rate,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            in_channels=in_channels,
-            parts=parts,
-            init_cfg=init_cfg,
-        )
+    NORM_EVAL = True
 
     @classmethod
     def check_arch(cls, arch: Mapping[str, Any]) -> None:

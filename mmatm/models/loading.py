@@ -14,6 +14,8 @@ from torch import Tensor
 from mmatm.checkpoint import CONTAINERS, ForeignWeightsError, brief, first_names, read_checkpoint
 from mmatm.errors import InputError
 
+from .options import NUM_STAGES
+
 if TYPE_CHECKING:
     from .backbone import Backbone
 
@@ -110,8 +112,8 @@ def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allow
     if published and published.signature in given:
         named = ((published.own_name(name), weight) for name, weight in given.items())
         given = {name: weight for name, weight in named if name is not None}
-    elsewhere = tuple(f'norm{i}.' for i in range(4) if i not in backbone.out_indices)
-    elsewhere += tuple(f'stages.{i}.' for i in range(max(backbone.out_indices) + 1, 4))
+    elsewhere = tuple(f'norm{i}.' for i in range(NUM_STAGES) if i not in backbone.out_indices)
+    elsewhere += tuple(f'stages.{i}.' for i in range(max(backbone.out_indices) + 1, NUM_STAGES))
     given = {name: weight for name, weight in given.items() if not name.startswith(elsewhere)}
     backbone.adapt(given)
     if allowed.fit_stem:
@@ -188,7 +190,7 @@ def _describe(backbone: 'Backbone', given: Mapping[str, Tensor]) -> str:
 def _depths(weights: Mapping[str, Tensor]) -> str:
     """Those that weights show: those of stages that they do not have are 0."""
     blocks = {match[0] for name in weights if (match := re.match(r'stages\.\d\.blocks\.\d+\.', name))}
-    return f'(depths {[sum(block.startswith(f"stages.{i}.") for block in blocks) for i in range(4)]})'
+    return f'(depths {[sum(block.startswith(f"stages.{i}.") for block in blocks) for i in range(NUM_STAGES)]})'
 
 
 def _way_on(backbone: 'Backbone', given: Mapping[str, Tensor], kinds: Mapping[str, Sequence[str]]) -> str:

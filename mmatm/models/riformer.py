@@ -75,30 +75,6 @@ class RIFormer(Backbone):
         },
     )
 
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = 's12',
-        drop_path_rate: float = 0.0,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        in_channels: int = 3,
-        parts: Mapping[str, Any] | None = None,
-        init_cfg: dict | list[dict] | None = None,
-        norm_eval: bool = False,
-    ) -> None:
-        super().__init__(
-            arch,
-            drop_path_rate=drop_path_rate,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            with_cp=with_cp,
-            in_channels=in_channels,
-            parts=parts,
-            init_cfg=init_cfg,
-            norm_eval=norm_eval,
-        )
-
     @staticmethod
     def NORM(channels: int) -> nn.Module:
         return nn.GroupNorm(1, channels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmatm.build import build_module
 from mmatm.errors import InputError
+from mmatm.models import Backbone
 
 _PROBE_SIZE = 512
 
@@ -158,4 +159,7 @@ def options(kind: type) -> dict[str, Any]:
             found = {name: each.default for name, each in parameters.items()} | found
             if Parameter.VAR_KEYWORD not in {each.kind for each in parameters.values()}:
                 break
+    if issubclass(kind, Backbone):  # whose class says what its constructor leaves open
+        by_class = {'arch': next(iter(kind.SIZES)), 'norm_eval': kind.NORM_EVAL}
+        found |= {name: default for name, default in by_class.items() if found.get(name, default) is None}
     return found

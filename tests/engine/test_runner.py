@@ -1,5 +1,6 @@
 """The runner on a toy model: resuming, for every kind of loop, sampler and checkpoint."""
 
+import hashlib
 import itertools
 import shutil
 from functools import partial
@@ -400,6 +401,19 @@ def test_a_checkpoint_is_read_once_to_be_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'load', lambda file, **more: reads.append(more.get('mmap')) or load(file, **more))
     run(tmp_path, {**BY_ITERATION, 'max_iters': 13}, resume=True, load_from=str(tmp_path / 'iter_12.pth'))
     assert reads == [None]
+
+
+def test_a_checkpoint_is_read_once_to_be_tested(tmp_path, monkeypatch):
+    """Its weights, and all that the result file says of it, come from one reading."""
+    run(tmp_path)
+    runner = build(tmp_path, val_evaluator=[Nothing()], **VALIDATION, load_from=str(tmp_path / 'iter_12.pth'))
+    reads, load = [], torch.load
+    monkeypatch.setattr(torch, 'load', lambda file, **more: reads.append(file) or load(file, **more))
+    runner.val()
+    digest, meta = runner.tested
+    assert digest == hashlib.sha256((tmp_path / 'iter_12.pth').read_bytes()).hexdigest()
+    assert meta['iter'] == 12
+    assert len(reads) == 1
 
 
 def test_resuming_a_changed_training_is_noted(tmp_path, capfd):
