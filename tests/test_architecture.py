@@ -18,7 +18,7 @@ BACKBONES = {
 }
 # All other files in models/ belong to one backbone.
 SHARED = {'mmatm.models', *(f'mmatm.models.{name}' for name in (
-    'backbone', 'layers', 'loading', 'options', 'registered', 'stage', 'whole_model'
+    'backbone', 'layers', 'loading', 'necks', 'options', 'registered', 'stage', 'whole_model'
 ))}  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from mmatm.utils.command_line import config_parser, run
 def main() -> None:
     parser = config_parser(__doc__)
     parser.add_argument('checkpoint', nargs='?', help='the weights; by default random ones, to try the export')
+    parser.add_argument('--fuse', action='store_true', help='turn the backbone into its form for inference first')
     parser.add_argument('--out', metavar='FILE', help='the file to write; by default work_dirs/export_onnx/CONFIG.onnx')
     parser.add_argument(
         '--shape',
@@ -29,7 +30,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     require_exportable(cfg)
     shape = args.shape or ([224, 224] if cfg.get('default_scope') == 'mmpretrain' else [512, 512])
-    model = load_model(cfg, args.checkpoint)
+    model = load_model(cfg, args.checkpoint, args.fuse)
     print(
         f'exporting {type(model).__name__} with {args.checkpoint or "random weights"}; this takes minutes', flush=True
     )

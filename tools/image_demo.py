@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='lowest score of boxes and masks to draw; by default %(default)s'
     )
+    parser.add_argument('--fuse', action='store_true', help='turn the backbone into its form for inference first')
     parser.add_argument('--device', help='such as cpu or cuda:0; by default the GPU if there is one')
     args = parser.parse_args()
     refuse_former_order(args.config, args.checkpoint, *args.images)
@@ -38,6 +39,7 @@ def main() -> None:
         args.device,
         args.score_thr,
         progress=lambda items: track(items, f'{len(items)} images'),
+        fuse=args.fuse,
     )
     print(f'{task}: images in {args.out}/vis, predictions in {args.out}/preds')
 

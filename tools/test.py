@@ -9,6 +9,7 @@ from mmengine.evaluator import DumpResults
 
 from mmatm.analysis.results import write_result
 from mmatm.config import innermost_dataset, load_config
+from mmatm.engine.fuse_hook import fuse_before_test
 from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
 from mmatm.utils.command_line import read_config, run, runner_parser
@@ -18,6 +19,7 @@ def main() -> None:
     parser = runner_parser(__doc__)
     parser.add_argument('checkpoint')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, flips')
+    parser.add_argument('--fuse', action='store_true', help="test the backbone's form for inference")
     parser.add_argument('--out', help='a .pkl file for the predictions, or a directory for label maps of segmentation')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='output directory for images with the predictions drawn over them')
@@ -30,6 +32,8 @@ def main() -> None:
     cfg.load_from, cfg.resume = args.checkpoint, False  # a training's own config may ask for it
     if args.show or args.show_dir:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
+    if args.fuse:
+        fuse_before_test(cfg)
     if args.tta:
         test_with_augmentation(cfg)
     pickle_file = args.out is not None and Path(args.out).suffix in ('.pkl', '.pickle')

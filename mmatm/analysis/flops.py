@@ -84,7 +84,8 @@ def count(cfg: Config, shape: Sequence[int]) -> dict[str, Count]:
     """
     if not cfg.get('model'):
         raise InputError('the config has no model')
-    model = build_model(cfg, 'meta').eval()
+    # PyTorch's counter would look for gradients of what modules are called with.
+    model = build_model(cfg, 'meta').eval().requires_grad_(False)
     run = _Forward(model, _two_stage_forward if hasattr(model, 'roi_head') else _plain_forward)
     counter = FlopCounterMode(display=False, custom_mapping=_RULES)
     try:

@@ -15,7 +15,7 @@ from mmatm.models import backbone_class, published_weights
 
 _PAPER = {'backbone', 'collection', 'configs', 'sizes'}
 _TABLE = {'title', 'name', 'shape', 'config', 'task', 'dataset', 'metrics', 'rows'}
-_ROW = {'size', 'params', 'flops', 'config', 'note', 'source'}
+_ROW = {'size', 'variant', 'params', 'flops', 'config', 'note', 'source'}
 
 
 def read_tables(folder: Path) -> list[dict[str, Any]]:
@@ -62,13 +62,13 @@ def _table(table: dict[str, Any], paper: dict[str, Any], datasets: dict[str, Any
     _check_keys(dict.fromkeys(table['metrics']), (), dataset.get('metrics', ()), f'{where}, metrics')
     for row in table['rows']:
         _check_keys(row, {'model'}, _ROW | set(table['metrics']), f'{where}, {row.get("model")}')
-    rows = {row['model']: row for row in table['rows'] if 'size' not in row}
+    rows = {row['model']: row for row in table['rows'] if not {'size', 'variant'} & set(row)}
     own = [rows.get(model, {'model': model}) for model in paper['sizes']]
     others = [row for row in table['rows'] if row not in own]
     for row in [*own, *others]:
         if row['model'] in paper['sizes']:
-            size = paper['sizes'][row['model']] + (f'_{row["size"]}' if 'size' in row else '')
-            row['config'] = table['config'].format(size=size)
+            words = [paper['sizes'][row['model']], *(str(row[key]) for key in ('variant', 'size') if key in row)]
+            row['config'] = table['config'].format(size='_'.join(words))
     metrics = {key: dataset['metrics'][key] for key in table['metrics']}
     return {**dataset, 'source': 'paper', **table, 'metrics': metrics, 'rows': own + others, 'paper': paper}
 

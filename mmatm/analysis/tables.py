@@ -1,7 +1,7 @@
 """The papers' tables beside what this project counts and measures, in Markdown and for programs."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmatm.analysis.papers import by_paper, is_own, own_rows
@@ -115,7 +115,7 @@ def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: li
         measurement = measured(table, row, results)
         found = ', '.join(f'{table["metrics"][key][0]} {value:.2f}' for key, value in measurement.items())
         rows.append([
-            row['model'] + (f' at {row["size"]}' if 'size' in row else ''),
+            _label(row),
             row.get('params', ''),
             _counted(row.get('params'), counted.get('params'), 1e6, 0.0),
             row.get('flops', ''),
@@ -126,6 +126,11 @@ def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: li
         if 'note' in row:
             notes.append(f'{row["model"]}: {row["note"]}')
     return '\n\n'.join([f'### {table["title"]}', f'FLOPs at {height}x{width}.', markdown(head, rows), *notes])
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    variant = f', {row["variant"]}' if 'variant' in row else ''
+    return row['model'] + variant + (f' at {row["size"]}' if 'size' in row else '')
 
 
 def _counted(published: float | None, counted: int | None, unit: float, tolerance: float) -> str:

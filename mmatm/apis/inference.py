@@ -19,25 +19,27 @@ from mmatm.checkpoint import fill_model, read_checkpoint
 from mmatm.config import innermost_dataset
 from mmatm.datasets.data_check import check_images
 from mmatm.errors import InputError
+from mmatm.models import fuse_backbones
 from mmatm.models.whole_model import containers, for_model
 from mmatm.utils.quiet import init_weights
 
 _SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
-def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
+def load_model(cfg: Config, checkpoint: str | None, fuse: bool = False) -> BaseModel:
     """Builds the model of a config in evaluation mode, on the CPU.
 
     Args:
         cfg: A config of any task, as `mmatm.config.load_config` gives it. Its pretrained weights are not read.
         checkpoint: Weights of the whole model; None draws them at random.
+        fuse: Turn the backbone into its form for inference.
 
     Returns:
         The model. Its `dataset_meta` has the `classes` and their `palette`, as far as the checkpoint, or else the
         config's test dataset, knows them.
 
     Raises:
-        InputError: The checkpoint cannot be read or does not fill the model.
+        InputError: The checkpoint cannot be read or does not fill the model, or its backbone has no such form.
     """
     model = build_model(cfg)
     meta = {}
@@ -58,6 +60,8 @@ def load_model(cfg: Config, checkpoint: str | None) -> BaseModel:
     # Not that of other classes, nor a name.
     if len(palette) == len(model.dataset_meta.get('classes', ())) > 0 and not isinstance(palette, str):
         model.dataset_meta['palette'] = [tuple(colour) for colour in palette]  # mmdet takes a tuple for one colour
+    if fuse:
+        fuse_backbones(model)
     model.eval()  # some of mmpretrain's return None
     return model
 
@@ -146,6 +150,7 @@ def predict_images(
     device: str | None = None,
     score_thr: float = 0.3,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    fuse: bool = False,
 ) -> str:
     """Predicts images one by one through the toolbox's inferencer and writes the results.
 
@@ -161,6 +166,7 @@ def predict_images(
         device: By default the GPU if there is one.
         score_thr: Boxes and masks below it are not drawn; the JSON file has all.
         progress: Called with the images, yields them one by one, as `rich.progress.track` does.
+        fuse: Turn the backbone into its form for inference first.
 
     Returns:
         The task: detection, semantic segmentation or classification.
@@ -181,7 +187,7 @@ def predict_images(
     if dataset is None:
         raise InputError('the config has no test_dataloader; images are prepared by the pipeline of its dataset')
 
-    model = load_model(cfg, checkpoint)
+    model = load_model(cfg, checkpoint, fuse)
     try:
         model.to(device or get_device())
     except (RuntimeError, AssertionError) as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mmatm.models.active_token_mixer import ActiveTokenMixer
 from mmatm.ops import axial_sample_stacked
 
 from .deform_conv_baseline import sample_and_project, use_deform_conv
+from .transxnet_baseline import use_authors_operations
 
 LEVELS = ('operation', 'mixer', 'backbone')
 # What the ratios and the levels of one operation and one mixer are about.
@@ -33,6 +35,12 @@ PEERS: dict[str, dict[str, Any]] = {
         type='mmdet.PyramidVisionTransformerV2', embed_dims=64, num_layers=[3, 4, 6, 3], drop_path_rate=0.1
     ),
 }
+# Of backbones whose operations their authors wrote in another way: what it is called, and what turns a model into it.
+BASELINES: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
+    ATMNET: ('DeformConv baseline', use_deform_conv),
+    'mmatm.TransXNet': ("authors' operations", use_authors_operations),
+}
+FUSED = 'mmatm fused'
 _SPREAD = 3.0  # standard deviation of the offsets, in tokens
 
 
@@ -67,9 +75,10 @@ class Problem:
             return 'mmatm', 'mmatm with FC', 'DeformConv baseline', 'copy'
         if self.level == 'mixer':
             return 'mmatm', 'DeformConv baseline'
-        if self.backbone != ATMNET:
-            return 'mmatm', *PEERS
-        return 'mmatm', 'DeformConv baseline', *(PEERS if self.arch == 't' else ())
+        baseline = (BASELINES[self.backbone][0],) if self.backbone in BASELINES else ()
+        fused = () if self.training or not _can_fuse(self.backbone) else (FUSED,)
+        with_peers = self.backbone != ATMNET or self.arch == 't'
+        return 'mmatm', *baseline, *fused, *(PEERS if with_peers else ())
 
     def __str__(self) -> str:
         place = '' if self.stage is None else f', stage {self.stage + 1}'
@@ -77,12 +86,27 @@ class Problem:
         network = self.arch if self.backbone == ATMNET else f'{self.backbone.rpartition(".")[2]} {self.arch}'
         return f'{self.level} {network}{place}, {self.batch} x {self.height}x{self.width}, {mode}'
 
+    def network(self, way: str) -> nn.Module:
+        """The network of a problem of whole backbones."""
+        if way in PEERS:
+            return build_module(PEERS[way])
+        model = build_module(dict(type=self.backbone, arch=self.arch))
+        if way == FUSED:
+            return model.fuse()
+        return model if way == 'mmatm' else BASELINES[self.backbone][1](model)
+
     def token_map(self) -> tuple[int, int, int, int, int]:
         """B, H, W, C and G of the stage."""
         arch = ATMNet.resolve_arch(self.arch)
         rows, columns = (math.ceil(size / (4 * 2**self.stage)) for size in (self.height, self.width))
         channels = arch['channels'][self.stage]
         return self.batch, rows, columns, channels, channels // arch['channels_per_offset'][self.stage]
+
+
+@cache
+def _can_fuse(backbone: str) -> bool:
+    """Whether a type of backbone has another form for inference."""
+    return build_module(dict(type=backbone)).fuse().is_fused
 
 
 def problems(levels: Sequence[str], backbones: Sequence[tuple[str, str]], device: str) -> list[Problem]:
@@ -161,7 +185,7 @@ def _build(
 ) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
     """The function, without arguments, and the tensors that get a gradient."""
     if problem.level == 'backbone':
-        model = _backbone(problem, way).to(device)
+        model = problem.network(way).to(device)
         model.train(problem.training)
         images = torch.randn(problem.batch, 3, problem.height, problem.width, device=device)
         return lambda: tuple(model(images)), list(model.parameters())
@@ -196,10 +220,3 @@ def _build(
         sizes.append(2 * (map_bytes + offset_bytes) + 3 * map_bytes)
     sources = [torch.randn(size // 8, device=device) for size in sizes]  # 4 bytes each, read and written
     return lambda: tuple(source.clone() for source in sources), []
-
-
-def _backbone(problem: Problem, way: str) -> nn.Module:
-    if way in PEERS:
-        return build_module(PEERS[way])
-    model = build_module(dict(type=problem.backbone, arch=problem.arch))
-    return use_deform_conv(model) if way == 'DeformConv baseline' else model

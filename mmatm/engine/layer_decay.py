@@ -16,7 +16,7 @@ from mmatm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 _DECAY_KEYS = ('norm_decay_mult', 'bias_decay_mult', 'dwconv_decay_mult', 'flat_decay_mult')
 _KEYS = (
-    *('layer_decay_rate', 'custom_keys', 'bias_lr_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'),
+    *('layer_decay_rate', 'layers', 'custom_keys', 'bias_lr_mult', 'dcn_offset_lr_mult', 'bypass_duplicate'),
     *_DECAY_KEYS,
 )
 
@@ -36,9 +36,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: As in MMEngine; its `optimizer` has to give `lr`.
-        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1, and all keys of MMEngine's
-            `DefaultOptimWrapperConstructor`: ``custom_keys``, ``norm_decay_mult``, ``bias_decay_mult``,
-            ``dwconv_decay_mult``, ``flat_decay_mult``, ``bias_lr_mult``, ``dcn_offset_lr_mult``, ``bypass_duplicate``.
+        paramwise_cfg: ``layer_decay_rate``, above 0 and at most 1; ``layers``, ``'blocks'`` by default or
+            ``'published'``, for the depths that the authors of a backbone trained with, see
+            `Backbone.get_published_depth`; and all keys of MMEngine's `DefaultOptimWrapperConstructor`:
+            ``custom_keys``, ``norm_decay_mult``, ``bias_decay_mult``, ``dwconv_decay_mult``, ``flat_decay_mult``,
+            ``bias_lr_mult``, ``dcn_offset_lr_mult``, ``bypass_duplicate``.
             Factors of learning rates multiply those of the layers.
 
     Raises:
@@ -59,6 +61,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg = dict(paramwise_cfg or {})
         _check(optim_wrapper_cfg.get('optimizer') or {}, paramwise_cfg)
         self._rate = paramwise_cfg.pop('layer_decay_rate')
+        self._published = paramwise_cfg.pop('layers', 'blocks') == 'published'
         # Groups keep the entries of their custom key, so `lr_mult` tells which have one.
         custom_keys = {key: {'lr_mult': 1.0, **entry} for key, entry in paramwise_cfg.get('custom_keys', {}).items()}
         super().__init__(optim_wrapper_cfg, {**paramwise_cfg, 'custom_keys': custom_keys})
@@ -84,7 +87,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         with _without_lines_for_each_parameter():
             super().add_params(params, module, prefix, is_dcn_module)
         _refuse_duplicates(params, module)
-        places = _places(module)
+        places = _places(module, self._published)
         merged: list[dict] = []
         for group in params:
             group = self._settled(group, places.get(id(group['params'][0])))
@@ -152,6 +155,8 @@ def _check(optimizer: dict, paramwise_cfg: dict[str, Any]) -> None:
     rate = paramwise_cfg['layer_decay_rate']
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
         raise InputError(f'layer_decay_rate must be a number above 0 and at most 1, not {rate!r}')
+    if paramwise_cfg.get('layers', 'blocks') not in ('blocks', 'published'):
+        raise InputError(f"layers must be 'blocks' or 'published', not {paramwise_cfg['layers']!r}")
     custom_keys = paramwise_cfg.get('custom_keys', {})
     if not isinstance(custom_keys, Mapping) or not all(isinstance(entry, Mapping) for entry in custom_keys.values()):
         raise InputError(f"custom_keys must be of the form {{'decode_head': dict(lr_mult=10)}}, not {custom_keys!r}")
@@ -177,7 +182,7 @@ def _refuse_duplicates(params: list[dict], model: nn.Module) -> None:
         )
 
 
-def _places(model: nn.Module) -> dict[int, _Place]:
+def _places(model: nn.Module, published: bool) -> dict[int, _Place]:
     """What the backbones of a model say of their parameters, by the parameter's id."""
     backbones = dict(_backbones(model, ''))
     if not backbones:
@@ -192,13 +197,17 @@ def _places(model: nn.Module) -> dict[int, _Place]:
     for name, backbone in backbones.items():
         for own, parameter in backbone.named_parameters():
             try:
-                # As MMPretrain's classifiers ask: its ResNet knows no other prefix.
-                depth, num_depths = backbone.get_layer_depth(f'backbone.{own}', 'backbone.')
-            except NotImplementedError as error:
-                raise InputError(
-                    f'{name or "the model"} is a {type(backbone).__name__} without layer depths in this size, '
-                    'which layer decay needs'
-                ) from error
+                if published:
+                    depth, num_depths = backbone.get_published_depth(own)
+                else:  # as MMPretrain's classifiers ask: its ResNet knows no other prefix
+                    depth, num_depths = backbone.get_layer_depth(f'backbone.{own}', 'backbone.')
+            except (NotImplementedError, AttributeError) as error:
+                kind = (
+                    "published layer depths; layers='blocks' has one for each block"
+                    if published
+                    else ('layer depths in this size, which layer decay needs')
+                )
+                raise InputError(f'{name or "the model"} is a {type(backbone).__name__} without {kind}') from error
             is_free = backbone.decay_free(own) if hasattr(backbone, 'decay_free') else parameter.ndim <= 1
             places.setdefault(id(parameter), _Place(name, depth, num_depths, is_free))
     return places

@@ -3,18 +3,22 @@
 from .atmnet import ATMNet
 from .backbone import Backbone
 from .casvit import CASViT
+from .ffnet import FFNet
 from .layers import DropPath
 from .loading import Published
+from .necks import NormedPooling
 from .registered import (
     backbone_class,
     backbones,
     find_backbone,
+    fuse_backbones,
     image_channels,
     published_links,
     published_weights,
 )
 from .riformer import RIFormer
 from .stage import Stage
+from .transxnet import TransXNet
 
 # What commands and functions take that are given no backbone.
 DEFAULT_BACKBONE = 'mmatm.ATMNet'
@@ -25,12 +29,16 @@ __all__ = [
     'Backbone',
     'CASViT',
     'DropPath',
+    'FFNet',
+    'NormedPooling',
     'Published',
     'RIFormer',
     'Stage',
+    'TransXNet',
     'backbone_class',
     'backbones',
     'find_backbone',
+    'fuse_backbones',
     'image_channels',
     'published_links',
     'published_weights',

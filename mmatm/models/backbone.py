@@ -1,6 +1,8 @@
 """The contract of the backbones: all of a network that is not a stem, a downsampling or a block."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmatm.errors import InputError
 
+from .layers import fuse_modules
 from .loading import Allowed, Published, fill, read_backbone
 from .options import NUM_STAGES, check_arch, check_init_cfg, list_or, resolve_out_indices, resolve_parts
 from .stage import Stage
@@ -39,7 +42,7 @@ class Backbone(BaseModule):
             a word.
         ALIASES: Other names of sizes -> short names.
         PARTS: What `parts` may replace: name -> class; None where the block does it itself. `build_stage` asks
-            `self.part(name, i)` for the class to build.
+            `self.part(name, i, **settings)` for the class to build, with what else its constructor may name.
         PUBLISHED: How the authors' checkpoints read, None if there are none.
         NORM: Makes the norm of an output from its channels; None for feature maps without a norm.
         NORM_EVAL: What `norm_eval` is by default.
@@ -72,6 +75,7 @@ class Backbone(BaseModule):
             keys: `prefix`, the backbone's name in the checkpoint; `allow_missing` and `allow_unused`, lists of patterns
             as `ALLOW_MISSING` and `ALLOW_UNUSED`; `fit_stem=True`, to fit the stem to other `in_channels`: summed over
             the channels for one, with zeros for those beyond three, so that nothing else has an effect at first.
+        out_norms: Whether feature maps have the norms of `NORM`.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each output.
@@ -110,6 +114,7 @@ class Backbone(BaseModule):
         in_channels: int = 3,
         parts: Mapping[str, Any] | None = None,
         init_cfg: dict | list[dict] | None = None,
+        out_norms: bool = True,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self._allowed = Allowed(self.ALLOW_MISSING, self.ALLOW_UNUSED)
@@ -135,6 +140,7 @@ class Backbone(BaseModule):
         self.norm_eval = self.NORM_EVAL if norm_eval is None else norm_eval
         self.out_channels = tuple(arch['channels'][i] for i in self.out_indices)
         self.out_strides = tuple(min(_STRIDES[i], output_stride) for i in self.out_indices)
+        self.has_norms = out_norms and self.NORM is not None
         self._parts = resolve_parts(parts or {}, self.PARTS, self.TITLE)
 
         self.stem = self.build_stem(arch)
@@ -148,7 +154,7 @@ class Backbone(BaseModule):
         )
         for stage in self.stages:
             stage.with_cp = with_cp
-        if self.NORM is not None:
+        if self.has_norms:
             for i in self.out_indices:
                 self.add_module(f'norm{i}', type(self).NORM(arch['channels'][i]))
         self.init_parameters()
@@ -202,11 +208,31 @@ class Backbone(BaseModule):
         """Fits weights that depend on a size to this network, in place; their names are this network's."""
 
     def fuse(self) -> 'Backbone':
-        """Turns the network, in place, into its form for inference, with the same outputs to rounding. Returns self.
+        """Turns the network, in place, into its form for inference, with the same outputs to rounding.
 
-        Here there is none. A subclass that has one sets `is_fused`, after which the network refuses to be trained.
+        Modules with a method ``fused()`` are replaced with what it returns. If there are any, `is_fused` is set, and
+        the network refuses to be trained. Load checkpoints before.
+
+        Returns:
+            Itself, in evaluation mode.
         """
+        self.eval()
+        self.is_fused = fuse_modules(self) > 0
         return self
+
+    def get_published_depth(self, name: str) -> tuple[int, int]:
+        """Depth of a parameter in the authors' training, if they let learning rates decay by layer.
+
+        Args:
+            name: In this backbone.
+
+        Returns:
+            (depth, number of depths), as `get_layer_depth`.
+
+        Raises:
+            NotImplementedError: They do not.
+        """
+        raise NotImplementedError
 
     # What it inherits
 
@@ -244,9 +270,17 @@ class Backbone(BaseModule):
         """The class whose checkpoints this one reads: a subclass that says nothing of its own reads its parent's."""
         return next(kind for kind in cls.__mro__ if 'PUBLISHED' in vars(kind))
 
-    def part(self, name: str, i: int) -> Any:
-        """The class of a part of stage i: the user's, or that in `PARTS`."""
-        return self._parts[name][i]
+    def part(self, name: str, i: int, **settings: Any) -> Any:
+        """What makes a part of stage i: the user's class or that in `PARTS`, with the settings that it names."""
+        kind = self._parts[name][i]
+        if not settings:
+            return kind
+        named = inspect.signature(kind).parameters
+        return partial(kind, **{key: value for key, value in settings.items() if key in named})
+
+    def switch_to_deploy(self) -> None:
+        """`fuse`, by the name that MMPretrain's tools call it."""
+        self.fuse()
 
     @property
     def changed_parts(self) -> list[str]:
@@ -279,7 +313,7 @@ class Backbone(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                y = x if self.NORM is None else getattr(self, f'norm{i}')(x)
+                y = getattr(self, f'norm{i}')(x) if self.has_norms else x
                 outputs.append(y.permute(0, 3, 1, 2).contiguous() if self.CHANNELS_LAST else y)
         return tuple(outputs)
 

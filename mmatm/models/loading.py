@@ -112,7 +112,8 @@ def fill(backbone: 'Backbone', state_dict: dict[str, Tensor], prefix: str, allow
     if published and published.signature in given:
         named = ((published.own_name(name), weight) for name, weight in given.items())
         given = {name: weight for name, weight in named if name is not None}
-    elsewhere = tuple(f'norm{i}.' for i in range(NUM_STAGES) if i not in backbone.out_indices)
+    with_norm = backbone.out_indices if backbone.has_norms else ()
+    elsewhere = tuple(f'norm{i}.' for i in range(NUM_STAGES) if i not in with_norm)
     elsewhere += tuple(f'stages.{i}.' for i in range(max(backbone.out_indices) + 1, NUM_STAGES))
     given = {name: weight for name, weight in given.items() if not name.startswith(elsewhere)}
     backbone.adapt(given)

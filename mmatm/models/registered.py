@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from mmatm.errors import InputError
 from mmatm.registry import MODELS, find_module
 from mmatm.utils.download import is_address
 
@@ -27,6 +28,20 @@ def backbones() -> dict[str, type[Backbone]]:
 def find_backbone(model: nn.Module) -> Backbone | None:
     """The first backbone of this project in a model."""
     return next((module for module in model.modules() if isinstance(module, Backbone)), None)
+
+
+def fuse_backbones(model: nn.Module) -> None:
+    """Turns the backbones of a model, in place, into their forms for inference; see `Backbone.fuse`.
+
+    Raises:
+        InputError: None of this project's backbones in it has such a form.
+    """
+    found = [module for module in model.modules() if isinstance(module, Backbone)]
+    for backbone in found:
+        backbone.fuse()
+    if not any(backbone.is_fused for backbone in found):
+        names = ' and '.join(sorted({backbone.TITLE for backbone in found})) or 'a backbone of another project'
+        raise InputError(f'--fuse is for backbones with another form for inference, which {names} does not have')
 
 
 def image_channels(model: nn.Module) -> int:

@@ -24,7 +24,9 @@ def for_model(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
             named = defaultdict(list)
             for name, weight in weights.items():
                 named[published.head_name(name) or f'{prefix}.{name}'].append(weight)
-            return {name: found[0] if len(found) == 1 else sum(found) / len(found) for name, found in named.items()}
+            means = {name: found[0] if len(found) == 1 else sum(found) / len(found) for name, found in named.items()}
+            # Some have a 1x1 convolution after the pooling, where MMPretrain has a linear layer.
+            return {name: w.flatten(1) if name == 'head.fc.weight' else w for name, w in means.items()}
     return dict(weights)
 
 

@@ -21,9 +21,9 @@ RECORDED = json.loads((ROOT / 'docs/results.json').read_text())['counts']
 ROWS = {row['config']: (table, row, path) for table, row, path in configs(TABLES)}
 
 
-# Of a backbone's sizes the two smallest are always counted, by each method.
+# Of a backbone's sizes the smallest is always counted, by each method.
 OWN = {row['config'] for _, row, _ in own_rows(TABLES)}
-LARGE = {row['config'] for table, row, _ in own_rows(TABLES) if row['model'] in list(table['paper']['sizes'])[2:]}
+LARGE = {row['config'] for table, row, _ in own_rows(TABLES) if row['model'] in list(table['paper']['sizes'])[1:]}
 # CAS-ViT's published classifiers have a second head, of a weight and a bias for each class.
 SECOND_HEAD = {f'casvit_{size}_in1k': 1000 * (c + 1) for size, c in dict(xs=220, s=256, m=384, t=512).items()}
 
@@ -47,7 +47,7 @@ def test_counts_agree_with_the_record_and_what_is_published(name):
 def test_the_record_is_of_these_configs():
     assert set(RECORDED) == set(ROWS)
     for name in RECORDED:
-        if '_3x_' in name:
+        if '_3x_' in name and 'atmnet' in name:
             assert RECORDED[name] == RECORDED[name.replace('_3x_', '_1x_')]
 
 

@@ -1,15 +1,19 @@
 """The benchmark command on tiny problems: every way runs, and the report says what was measured."""
 
+import copy
 import json
 
 import pytest
 import torch
 from conftest import ROOT
+from models.families import FAMILIES
+from torch import nn
 
 from mmatm.benchmark import __main__ as command
 from mmatm.benchmark.problems import ATMNET, LEVELS, PEERS, Problem, prepare, problems
 from mmatm.benchmark.report import markdown, ratios, split_docs
-from mmatm.models import ATMNet
+from mmatm.benchmark.transxnet_baseline import use_authors_operations
+from mmatm.models import ATMNet, TransXNet
 
 TINY = [
     Problem('operation', 't', 2, 64, 96, training=True, stage=1),
@@ -112,10 +116,29 @@ def test_any_backbone_beside_the_peers():
         'backbone CASViT xs, 1 x 224x224, inference',
         'backbone RIFormer s12, 1 x 224x224, inference',
     ]
-    assert {p.ways for p in found} == {('mmatm', *PEERS)}
+    ways = {str(p).partition(',')[0] + p.training * ', training': p.ways for p in found}
+    assert ways == {
+        'backbone CASViT xs': ('mmatm', *PEERS),
+        'backbone CASViT xs, training': ('mmatm', *PEERS),
+        'backbone RIFormer s12': ('mmatm', 'mmatm fused', *PEERS),
+        'backbone RIFormer s12, training': ('mmatm', *PEERS),
+    }
     default = command.parse(['--device', 'cpu', '--archs', 't'])
     assert default.backbones == [(ATMNET, 't')]
     assert set(default.levels) == {*LEVELS, 'precision', 'profile'}
+
+
+def test_authors_operations_of_transxnet_give_the_same():
+    """At a size at which the position bias is resized, in both passes."""
+    for training in (False, True):
+        torch.manual_seed(0)
+        ours = TransXNet(FAMILIES['TransXNet'].tiny).train(training)
+        nn.init.normal_(ours.stages[0].bias)
+        theirs = use_authors_operations(copy.deepcopy(ours))
+        changed = {type(module).__name__ for module in theirs.modules() if type(module).__name__.startswith('Plain')}
+        assert len(changed) == 7
+        x = torch.randn(2, 3, 96, 160)
+        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-4)
 
 
 def test_other_backbones_run():

@@ -5,10 +5,14 @@ import torch
 from families import FAMILIES, OWN, each_backbone, golden_weights, tiny
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from golden.fill_mixers import image
-from mmatm.models import RIFormer
+from mmatm.apis.inference import load_model
+from mmatm.build import build_model
+from mmatm.config import load_config
+from mmatm.models import NormedPooling, RIFormer
 from mmatm.models.whole_model import for_model
 
 NETWORKS = [
@@ -26,7 +30,7 @@ WITH_NAMES = [name for name, family in FAMILIES.items() if family.golden]
 def test_maps_and_gradients(name, network, dtype, tolerance, gradient_tolerance):
     golden = FAMILIES[name].numbers()['networks'][network]
     published = OWN[name].PUBLISHED
-    model = OWN[name](FAMILIES[name].to_arch(golden['arch']))
+    model = OWN[name](FAMILIES[name].to_arch(golden['arch'], golden.get('image_size')))
     model.load_state_dict(golden_weights({**golden['parameter_shapes'], **golden['buffer_shapes']}))
     model = model.to(dtype).eval()
     for case in golden['cases']:
@@ -62,10 +66,13 @@ def test_names_and_shapes(name):
     published = OWN[name].PUBLISHED
     for network, names in FAMILIES[name].numbers()['published_names'].items():
         size = network.rpartition('_')[2]
-        for kind, indices in (('', range(4)), ('classifier_', [3])):
+        for kind, indices, options in (('', range(4), {}), ('classifier_', [3], FAMILIES[name].classifier_options)):
             theirs = {**names[f'{kind}parameter_shapes'], **names[f'{kind}buffer_shapes']}
             with torch.device('meta'):
-                own = {key: list(w.shape) for key, w in OWN[name](size, out_indices=list(indices)).state_dict().items()}
+                own = {
+                    key: list(w.shape)
+                    for key, w in OWN[name](size, out_indices=list(indices), **options).state_dict().items()
+                }
             renamed = {published.own_name(key): s for key, s in theirs.items() if not published.head_name(key)}
             assert renamed == own
             assert published.signature in theirs
@@ -79,7 +86,9 @@ def test_parameter_counts(name):
         assert sum(p.numel() for p in model.parameters()) == count, size
     for size, count in FAMILIES[name].classifiers.items():
         with torch.device('meta'):
-            model = nn.ModuleList([OWN[name](size, out_indices=[3])])
+            model = nn.ModuleList([OWN[name](size, out_indices=[3], **FAMILIES[name].classifier_options)])
+            if not model[0].has_norms:
+                model.append(NormedPooling(model[0].out_channels[0]))
             model.append(nn.Linear(model[0].out_channels[0], 1000))
         assert sum(p.numel() for p in model.parameters()) == count, size
 
@@ -139,3 +148,51 @@ def test_riformer_is_mmpretrains(classifier, tmp_path):
     assert_close(model(x), theirs(x))
     theirs.switch_to_deploy()
     assert_close(model.fuse()(x), theirs(x))
+
+
+# Archs whose parameters are among those of the published size with names.
+CLASSIFIERS = {
+    'TransXNet': ('transxnet_t', FAMILIES['TransXNet'].tiny),
+    'FFNet': ('ffnet_1', {**FAMILIES['FFNet'].tiny, 'mlp_kernels': [3, 3, 3, 3], 'layer_scale': False}),
+}
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_logits_of_the_authors_classifiers(name, tmp_path):
+    """A file of the layout of their ImageNet files fills the classifier of the config."""
+    size, arch = CLASSIFIERS[name]
+    published = OWN[name].PUBLISHED
+    cfg = load_config(f'configs/{name.lower()}/{size}_in1k.py')
+    cfg.model.backbone.arch = arch
+    cfg.model.head.update(in_channels=arch['channels'][-1], num_classes=5)
+    if cfg.model.neck.type == 'mmatm.NormedPooling':
+        cfg.model.neck.channels = arch['channels'][-1]
+    names = FAMILIES[name].numbers()['published_names'][size]
+    theirs = [*names['classifier_parameter_shapes'], *names['classifier_buffer_shapes']]
+    shapes = {key: list(weight.shape) for key, weight in build_model(cfg).state_dict().items()}
+    own = {key: published.head_name(key) or f'backbone.{published.own_name(key)}' for key in theirs}
+    file = golden_weights({key: shapes[own[key]] for key in theirs if own[key] in shapes})
+    assert len(file) == len([key for key in shapes if not key.startswith('data_preprocessor')])
+    if name == 'TransXNet':
+        file['classifier.2.weight'] = file['classifier.2.weight'][..., None, None]
+    container = published.containers[0]
+    torch.save({container: file, 'epoch': 1}, tmp_path / 'theirs.pth.tar')
+    model = load_model(cfg, str(tmp_path / 'theirs.pth.tar'))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = model(x)
+        (y,) = model.backbone(x)  # TransXNet's with its norm
+        if name == 'FFNet':
+            y = batch_norm(y, file, 'norm.')
+            expected = F.linear(y.mean((2, 3)), file['head.weight'], file['head.bias'])
+        else:
+            mean = y.mean((2, 3), keepdim=True)
+            expected = F.conv2d(mean, file['classifier.2.weight'], file['classifier.2.bias']).flatten(1)
+    assert_close(logits, (expected,) if isinstance(logits, tuple) else expected)
+
+
+def batch_norm(x, weights, prefix):
+    mean, variance, weight, bias = (
+        weights[prefix + key].view(-1, 1, 1) for key in ('running_mean', 'running_var', 'weight', 'bias')
+    )
+    return (x - mean) / (variance + 1e-5).sqrt() * weight + bias

@@ -1,0 +1,13 @@
+# RetinaNet + FFNet-1 on COCO, 12 epochs at 800x1333. Recipe: PVT's stands in; none is published.
+_base_ = '../retinanet_atmnet_t_1x_coco.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmatm.FFNet',
+        arch='1',
+        drop_path_rate=0.1,
+        out_indices=(1, 2, 3),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/ffnet_1_distilled_in1k.pth'),
+    ),
+    neck=dict(in_channels=[160, 320, 640]),
+)

@@ -1,0 +1,8 @@
+# UperNet + FFNet-3 on ADE20K, 160k iterations. Recipe: published by the authors.
+_base_ = './upernet_ffnet_1_ade20k.py'
+model = dict(
+    backbone=dict(arch='3', drop_path_rate=0.3, init_cfg=dict(checkpoint='checkpoints/ffnet_3_distilled_in1k.pth')),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.9))

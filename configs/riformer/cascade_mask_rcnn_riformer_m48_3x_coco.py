@@ -1,0 +1,6 @@
+# Cascade Mask R-CNN + RIFormer-M48 on COCO, 36 epochs, multi-scale. Recipe: Swin's stands in; none is published.
+_base_ = './cascade_mask_rcnn_riformer_s12_3x_coco.py'
+model = dict(
+    backbone=dict(arch='m48', drop_path_rate=0.2, init_cfg=dict(checkpoint='checkpoints/riformer_m48_in1k.pth')),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

@@ -1,0 +1,3 @@
+# TransXNet-S on ImageNet-1K, 300 epochs at 224x224. Recipe: ATMNet's stands in.
+_base_ = './transxnet_t_in1k.py'
+model = dict(backbone=dict(arch='s', drop_path_rate=0.2), head=dict(in_channels=512))
