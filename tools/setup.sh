@@ -52,7 +52,7 @@ if [ "${1:-}" = --where ]; then
 fi
 
 LOG=$ENV_DIR/setup.log
-STAMP=$(cksum requirements.txt requirements/*.txt setup.cfg setup.py mmatm/ops/axial_sampling/axial_sample.cpp pyproject.toml tools/setup.sh \
+STAMP=$(cksum requirements.txt requirements/*.txt setup.cfg setup.py mmatm/ops/*/*.cpp pyproject.toml tools/setup.sh \
     tools/build_mmcv.py | cksum | cut -d' ' -f1)
 [ "$(cat $ENV_DIR/ready 2>/dev/null)" != "$STAMP" ] || exit 0
 

@@ -14,8 +14,8 @@ from mmatm.models import ATMNet
 from mmatm.models.active_token_mixer import ActiveTokenMixer
 from mmatm.ops import axial_sample_stacked
 
+from .authors_operations import use_authors_operations, use_pytorch_convolutions
 from .deform_conv_baseline import sample_and_project, use_deform_conv
-from .transxnet_baseline import use_authors_operations
 
 LEVELS = ('operation', 'mixer', 'backbone')
 # What the ratios and the levels of one operation and one mixer are about.
@@ -39,6 +39,8 @@ PEERS: dict[str, dict[str, Any]] = {
 BASELINES: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     ATMNET: ('DeformConv baseline', use_deform_conv),
     'mmatm.TransXNet': ("authors' operations", use_authors_operations),
+    'mmatm.CASViT': ("authors' operations", use_pytorch_convolutions),
+    'mmatm.FFNet': ("authors' operations", use_pytorch_convolutions),
 }
 FUSED = 'mmatm fused'
 _SPREAD = 3.0  # standard deviation of the offsets, in tokens

@@ -11,13 +11,9 @@ from mmatm.errors import InputError
 from mmatm.registry import MODELS
 
 from .backbone import Backbone
-from .layers import DropPath
+from .layers import Depthwise, DropPath
 from .loading import Published
 from .stage import Stage
-
-
-def _depthwise(channels: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
 
 class Gate(nn.Module):
@@ -26,7 +22,7 @@ class Gate(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.spatial = nn.Sequential(
-            _depthwise(channels), nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 1, 1, bias=False)
+            Depthwise(channels, 3), nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 1, 1, bias=False)
         )
         self.channel = nn.Conv2d(channels, channels, 1, bias=False)
 
@@ -52,8 +48,8 @@ class AdditiveTokenMixer(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.gate_q = Gate(channels)
         self.gate_k = Gate(channels)
-        self.dwc = _depthwise(channels)
-        self.proj = _depthwise(channels)
+        self.dwc = Depthwise(channels, 3)
+        self.proj = Depthwise(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
@@ -78,7 +74,7 @@ class Block(nn.Module):
         self.local = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
             nn.BatchNorm2d(channels),
-            _depthwise(channels),
+            Depthwise(channels, 3),
             nn.GELU(),
             nn.Conv2d(channels, channels, 1),
         )

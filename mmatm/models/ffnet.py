@@ -15,7 +15,7 @@ from mmatm.errors import InputError
 from mmatm.registry import MODELS
 
 from .backbone import Backbone
-from .layers import ConvNorm, DropPath, LayerNorm2d
+from .layers import ConvNorm, Depthwise, DropPath, LayerNorm2d, Pointwise, gelu
 from .loading import Published
 from .stage import Stage
 
@@ -49,13 +49,13 @@ class TwoKernels(nn.Module):
         return conv
 
 
-class Pointwise(nn.Module):
+class MixChannels(nn.Module):
     """A batch norm and a 1x1 convolution, with a shortcut: what mixes the channels between two stages."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
-        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv = Pointwise(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
@@ -64,8 +64,7 @@ class Pointwise(nn.Module):
     @torch.no_grad()
     def fused(self) -> nn.Conv2d:
         """One convolution with bias that does the same in evaluation mode."""
-        conv = nn.Conv2d(len(self.conv.weight), len(self.conv.weight), 1, dtype=self.conv.weight.dtype)
-        conv = conv.to(self.conv.weight.device).eval()
+        conv = Pointwise(len(self.conv.weight), len(self.conv.weight)).to(self.conv.weight).eval()
         norm, weight = self.norm, self.conv.weight[:, :, 0, 0]
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         conv.weight[:, :, 0, 0] = weight * scale + torch.eye(len(weight)).to(weight)
@@ -76,7 +75,7 @@ class Pointwise(nn.Module):
 def _depthwise(channels: int, kernel_size: int) -> nn.Module:
     """A depthwise convolution of the token mixer, which has no batch norm if it is 3x3."""
     if kernel_size == 3:
-        return nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        return Depthwise(channels, 3)
     return TwoKernels(channels, channels, kernel_size)
 
 
@@ -100,7 +99,7 @@ class FFNifiedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        return self.value(F.gelu(self.key(self.query(x))))
+        return self.value(gelu(self.key(self.query(x))))
 
 
 class Mlp(nn.Module):
@@ -118,12 +117,12 @@ class Mlp(nn.Module):
             self.depthwise = ConvNorm(channels, channels, 3, groups=channels)
         else:
             self.depthwise = TwoKernels(channels, channels, kernel_size)
-        self.fc1 = nn.Conv2d(channels, ratio * channels, 1)
-        self.fc2 = nn.Conv2d(ratio * channels, channels, 1)
+        self.fc1 = Pointwise(channels, ratio * channels)
+        self.fc2 = Pointwise(ratio * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        return self.fc2(F.gelu(self.fc1(self.depthwise(x))))
+        return self.fc2(gelu(self.fc1(self.depthwise(x))))
 
 
 class Block(nn.Module):
@@ -254,7 +253,7 @@ class FFNet(Backbone):
         downsample = None
         if i:
             depthwise = TwoKernels(arch['channels'][i - 1], channels, 7, stride=2)
-            downsample = nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=Pointwise(channels)))
+            downsample = nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=MixChannels(channels)))
         mixer = self.part('mixer', i, kernel_size=arch['mixer_kernels'][i])
         settings = (arch['mlp_ratios'][i], arch['mlp_kernels'][i], arch['layer_scale'])
         blocks = (self.part('block', i)(channels, *settings, rate, mixer=mixer) for rate in rates)

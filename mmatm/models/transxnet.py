@@ -16,15 +16,11 @@ from mmatm.ops.dynamic_convolution import adaptive_mean, dynamic_depthwise
 from mmatm.registry import MODELS
 
 from .backbone import Backbone
-from .layers import ConvNorm, DropPath
+from .layers import ConvNorm, Depthwise, DropPath, Pointwise, gelu_norm
 from .loading import Published
 from .stage import Stage
 
 _norm = partial(nn.GroupNorm, 1)
-
-
-def _depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
 
 class PooledConvNorm(ConvNorm):
@@ -52,7 +48,7 @@ class DynamicConvolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_banks, channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(num_banks, channels))
         self.reduce = PooledConvNorm(channels, channels // 4)
-        self.expand = nn.Conv2d(channels // 4, num_banks * channels, 1)
+        self.expand = Pointwise(channels // 4, num_banks * channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
@@ -78,9 +74,9 @@ class Attention(nn.Module):
     def __init__(self, channels: int, num_heads: int, sr_ratio: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.kv = nn.Conv2d(channels, 2 * channels, 1)
-        self.local = _depthwise(channels, 3)
+        self.q = Pointwise(channels, channels)
+        self.kv = Pointwise(channels, 2 * channels)
+        self.local = Depthwise(channels, 3)
         self.reduce = None
         if sr_ratio > 1:
             self.reduce = nn.Sequential(
@@ -92,7 +88,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: PositionBias) -> Tensor:
         """(B, C, H, W) -> the same."""
         reduced = x if self.reduce is None else self.reduce(x)
-        reduced = reduced + self.local(reduced)
+        reduced = self.local.with_shortcut(reduced)
         q, k, v = (self._heads(y) for y in (self.q(x), *self.kv(reduced).chunk(2, dim=1)))
         return attend(q, k, v, bias).transpose(2, 3).reshape(x.shape)
 
@@ -101,9 +97,31 @@ class Attention(nn.Module):
         return x.flatten(2).unflatten(1, (self.num_heads, -1)).transpose(2, 3)
 
 
+class Exchange(nn.Sequential):
+    """The paper's squeezed token enhancer (STE): a depthwise and two 1x1 convolutions.
+
+    Args:
+        channels: C.
+        inner: Channels between the 1x1 convolutions.
+    """
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__(
+            *(Depthwise(channels, 3), nn.GELU(), nn.BatchNorm2d(channels)),
+            *(Pointwise(channels, inner), nn.GELU(), nn.BatchNorm2d(inner)),
+            *(Pointwise(inner, channels), nn.BatchNorm2d(channels)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        depthwise, _, norm1, reduce, _, norm2, expand, norm3 = self
+        x = gelu_norm(depthwise(x), norm1)
+        return norm3(expand(gelu_norm(reduce(x), norm2)))
+
+
 class DualMixer(nn.Module):
     """The paper's dual dynamic token mixer (D-Mixer): a dynamic convolution of one half of the channels and attention
-    of the other, then a depthwise and two 1x1 convolutions that tell each other what the halves found.
+    of the other, then convolutions that tell each other what the halves found.
 
     Args:
         channels: C.
@@ -114,14 +132,9 @@ class DualMixer(nn.Module):
 
     def __init__(self, channels: int, num_banks: int = 2, num_heads: int = 1, sr_ratio: int = 1) -> None:
         super().__init__()
-        inner = max(16, channels // 8)
         self.local = DynamicConvolution(channels // 2, num_banks)
         self.attention = Attention(channels // 2, num_heads, sr_ratio)
-        self.proj = nn.Sequential(
-            *(_depthwise(channels, 3), nn.GELU(), nn.BatchNorm2d(channels)),
-            *(nn.Conv2d(channels, inner, 1), nn.GELU(), nn.BatchNorm2d(inner)),
-            *(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels)),
-        )
+        self.proj = Exchange(channels, max(16, channels // 8))
 
     def forward(self, x: Tensor, bias: PositionBias) -> Tensor:
         """(B, C, H, W) -> the same."""
@@ -142,19 +155,19 @@ class Mlp(nn.Module):
         super().__init__()
         hidden = ratio * channels
         quarter = hidden // 4
-        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.fc1 = Pointwise(channels, hidden, bias=False)
         self.norm1 = nn.BatchNorm2d(hidden)
         widths = (hidden - 3 * quarter, quarter, quarter, quarter)
-        self.depthwise = nn.ModuleList(_depthwise(n, size) for n, size in zip(widths, (1, 3, 5, 7), strict=True))
+        self.depthwise = nn.ModuleList(Depthwise(n, size) for n, size in zip(widths, (1, 3, 5, 7), strict=True))
         self.norm2 = nn.BatchNorm2d(hidden)
         self.fc2 = ConvNorm(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        x = self.norm1(F.gelu(self.fc1(x)))
+        x = gelu_norm(self.fc1(x), self.norm1)
         parts = x.split([conv.out_channels for conv in self.depthwise], dim=1)
-        x = x + torch.cat([conv(part) for conv, part in zip(self.depthwise, parts, strict=True)], dim=1)
-        return self.fc2(self.norm2(F.gelu(x)))
+        x = torch.cat([conv.with_shortcut(part) for conv, part in zip(self.depthwise, parts, strict=True)], dim=1)
+        return self.fc2(gelu_norm(x, self.norm2))
 
 
 class Scale(nn.Module):
@@ -183,7 +196,7 @@ class Block(nn.Module):
         self, channels: int, mlp_ratio: int, drop_path_rate: float, mixer: type[nn.Module] = DualMixer
     ) -> None:
         super().__init__()
-        self.position = _depthwise(channels, 7)
+        self.position = Depthwise(channels, 7)
         self.norm1 = _norm(channels)
         self.mixer = mixer(channels)
         self.scale1 = Scale(channels)
@@ -194,7 +207,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, bias: PositionBias) -> Tensor:
         """(B, C, H, W) -> the same."""
-        x = x + self.position(x)
+        x = self.position.with_shortcut(x)
         x = self.drop_path(x, self.scale1(self.mixer(self.norm1(x), bias)))
         return self.drop_path(x, self.scale2(self.mlp(self.norm2(x))))
 

@@ -72,9 +72,18 @@ def _resize(table: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, T
 
 def _interpolate(x: Tensor, axis: int, index: Tensor, weight: Tensor) -> Tensor:
     """Sums what is read along an axis, as `cubic_taps` says."""
-    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
     weight = weight.to(x.dtype)
-    return sum(x.index_select(axis, i) * w.view(shape) for i, w in zip(index, weight, strict=True))
+    if torch.compiler.is_compiling():
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        return sum(x.index_select(axis, i) * w.view(shape) for i, w in zip(index, weight, strict=True))
+    if axis == 2:
+        return _interpolate(x.transpose(1, 2), 1, index, weight).transpose(1, 2).contiguous()
+    # A weighted sum of rows is what PyTorch calls an embedding bag, and it takes one pass.
+    heads, rows = x.shape[:2]
+    bags = index.T + rows * torch.arange(heads, device=x.device)[:, None, None]
+    weight = weight.T.expand(heads, -1, -1)
+    y = F.embedding_bag(bags.flatten(0, 1), x.flatten(0, 1), mode='sum', per_sample_weights=weight.flatten(0, 1))
+    return y.unflatten(0, (heads, -1))
 
 
 def cubic_taps(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -123,8 +132,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: PositionBias) -> Tensor:
         return _attention(q, k, v, bias.part(0, q.shape[2]))
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, bias.table)):
         return _Attend.apply(q, k, v, bias.table, *(bias.taps or ()))
-    if bias.taps is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.table.to(q.dtype)[None])
     return torch.cat([_attention(q[:, :, s:e], k, v, bias.part(s, e)) for s, e in _parts(q, k)], dim=2)
 
 
@@ -138,7 +145,9 @@ def _parts(q: Tensor, k: Tensor) -> list[tuple[int, int]]:
 def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     """The softmax, of q's dtype."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (scores + bias).softmax(-1).to(q.dtype)  # the bias is of the parameters' dtype
+    # The bias is of the parameters' dtype. In place it is only where nothing is traced or differentiated.
+    scores = scores.add_(bias) if scores.dtype == bias.dtype and not torch.compiler.is_compiling() else scores + bias
+    return scores.softmax(-1).to(q.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

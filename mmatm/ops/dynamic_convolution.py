@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .depthwise import depthwise
 from .onnx_forms import in_onnx_export
 
 
@@ -18,18 +19,9 @@ def dynamic_depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    size = weight.shape[-1]
     if in_onnx_export():  # where the number of groups is a constant
         return _of_neighbours(x, weight, bias)
-    batch, channels, height, width = x.shape
-    y = F.conv2d(
-        x.reshape(1, batch * channels, height, width),
-        weight.reshape(batch * channels, 1, size, size),
-        bias.flatten(),
-        padding=size // 2,
-        groups=batch * channels,
-    )
-    return y.view(x.shape)
+    return depthwise(x, weight.flatten(0, 1), bias.flatten())
 
 
 def _of_neighbours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

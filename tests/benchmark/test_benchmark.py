@@ -10,9 +10,9 @@ from models.families import FAMILIES
 from torch import nn
 
 from mmatm.benchmark import __main__ as command
+from mmatm.benchmark.authors_operations import use_authors_operations
 from mmatm.benchmark.problems import ATMNET, LEVELS, PEERS, Problem, prepare, problems
 from mmatm.benchmark.report import markdown, ratios, split_docs
-from mmatm.benchmark.transxnet_baseline import use_authors_operations
 from mmatm.models import ATMNet, TransXNet
 
 TINY = [
@@ -118,8 +118,8 @@ def test_any_backbone_beside_the_peers():
     ]
     ways = {str(p).partition(',')[0] + p.training * ', training': p.ways for p in found}
     assert ways == {
-        'backbone CASViT xs': ('mmatm', *PEERS),
-        'backbone CASViT xs, training': ('mmatm', *PEERS),
+        'backbone CASViT xs': ('mmatm', "authors' operations", *PEERS),
+        'backbone CASViT xs, training': ('mmatm', "authors' operations", *PEERS),
         'backbone RIFormer s12': ('mmatm', 'mmatm fused', *PEERS),
         'backbone RIFormer s12, training': ('mmatm', *PEERS),
     }
@@ -136,7 +136,7 @@ def test_authors_operations_of_transxnet_give_the_same():
         nn.init.normal_(ours.stages[0].bias)
         theirs = use_authors_operations(copy.deepcopy(ours))
         changed = {type(module).__name__ for module in theirs.modules() if type(module).__name__.startswith('Plain')}
-        assert len(changed) == 7
+        assert len(changed) == 8
         x = torch.randn(2, 3, 96, 160)
         torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-4)
 

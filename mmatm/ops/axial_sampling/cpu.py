@@ -1,44 +1,19 @@
-"""The CPU kernel: `axial_sample.cpp`, built when mmatm is installed, and called through ctypes."""
+"""The CPU kernel: `axial_sample.cpp`."""
 
 import ctypes
-import platform
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mmatm.ops.cpu_library import load_library
+
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as axial_sample.cpp has them
-_BUILD = (
-    'reinstall mmatm on a machine with a C++ compiler: `pip install --force-reinstall --no-deps --no-cache-dir`, in a '
-    'clone followed by `-e .`'
-)
-
-
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none."""
-    folder = Path(__file__).parent
-    path = next(folder.glob('_axial_sample*.so'), None)
-    if path is None:
-        return f'the CPU kernel was not built: {_BUILD}'
-    x86 = platform.machine().lower() in ('x86_64', 'amd64')
-    if x86 and not torch.backends.cpu.get_cpu_capability().startswith('AVX'):
-        return 'the CPU kernel needs a processor with AVX2'
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        return f'the CPU kernel does not load ({error}): {_BUILD}'
-    source = folder / 'axial_sample.cpp'  # not in a wheel
-    if source.exists() and zlib.crc32(source.read_bytes()) != ctypes.c_uint32.in_dll(library, 'source_crc').value:
-        return f'the CPU kernel was built from another version of its source: {_BUILD}'
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    library.axial_sample_forward.argtypes = [number, pointer, number] + 3 * [pointer]
-    library.axial_sample_backward.argtypes = [number, pointer, number] + 5 * [pointer]
-    return library
-
-
-_loaded = _load()
+_loaded = load_library(Path(__file__).parent, 'axial_sample')
 _library, _problem = (None, _loaded) if isinstance(_loaded, str) else (_loaded, None)
+if _library is not None:
+    _library.axial_sample_forward.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int] + 3 * [ctypes.c_void_p]
+    _library.axial_sample_backward.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int] + 5 * [ctypes.c_void_p]
 
 
 def why_not(x: Tensor) -> str | None:

@@ -1,15 +1,16 @@
-"""The baseline of TransXNet in the benchmarks: its operations as its authors wrote them.
+"""The baselines of other backbones than ATMNet in the benchmarks: their operations as their authors wrote them.
 
-The attention has a map of all scores and resizes its position bias in each block; the dynamic convolution is one with
-as many groups as there are channels in the batch; the MLP splits, convolves and concatenates; factors are depthwise
-1x1 convolutions.
+All convolutions are PyTorch's. TransXNet's attention has a map of all scores and resizes its position bias in each
+block; its dynamic convolution is one with as many groups as there are channels in the batch; its MLP splits, convolves
+and concatenates; factors are depthwise 1x1 convolutions.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmatm.models.transxnet import Attention, BiasedStage, Block, DualMixer, DynamicConvolution, Mlp, Scale
+from mmatm.models.layers import Depthwise, Pointwise
+from mmatm.models.transxnet import Attention, BiasedStage, Block, DualMixer, DynamicConvolution, Exchange, Mlp, Scale
 
 
 class PlainConvolution(DynamicConvolution):
@@ -55,6 +56,14 @@ class PlainMixer(DualMixer):
         return x + self.proj(x)
 
 
+class PlainExchange(Exchange):
+    """`Exchange` with the same parameters and results."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return nn.Sequential.forward(self, x)
+
+
 class PlainMlp(Mlp):
     """`Mlp` with the same parameters and results."""
 
@@ -96,7 +105,16 @@ class PlainStage(BiasedStage):
 
 _PLAIN = {
     plain.__base__: plain
-    for plain in (PlainConvolution, PlainAttention, PlainMixer, PlainMlp, PlainScale, PlainBlock, PlainStage)
+    for plain in (
+        PlainConvolution,
+        PlainAttention,
+        PlainMixer,
+        PlainExchange,
+        PlainMlp,
+        PlainScale,
+        PlainBlock,
+        PlainStage,
+    )
 }
 
 
@@ -104,4 +122,12 @@ def use_authors_operations(model: nn.Module) -> nn.Module:
     """Turns every part of a model into that of the baseline, in place; parameters stay."""
     for module in model.modules():
         module.__class__ = _PLAIN.get(type(module), type(module))
+    return use_pytorch_convolutions(model)
+
+
+def use_pytorch_convolutions(model: nn.Module) -> nn.Module:
+    """Turns depthwise and 1x1 convolutions of a model into PyTorch's, in place; parameters stay."""
+    for module in model.modules():
+        if isinstance(module, (Depthwise, Pointwise)):
+            module.__class__ = nn.Conv2d
     return model
