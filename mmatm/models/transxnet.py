@@ -239,7 +239,7 @@ class BiasedStage(Stage):
         if self.downsample is not None:
             x = self.downsample(x)
         size = x.shape[2:]
-        bias = self.resize(self.bias, tuple(size), tuple(-(-n // self.sr_ratio) for n in size))
+        bias = self.resize(self.bias, tuple(size), tuple((n + self.sr_ratio - 1) // self.sr_ratio for n in size))
         for block in self.blocks:
             x = self.run(block, x, bias)
         return x

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from models.families import tiny
 from torch import nn
 from torch.export import Dim
 
@@ -280,6 +281,12 @@ def test_torch_onnx_export(kind, arch, stages, tmp_path):
 def test_torch_onnx_export_of_whole_networks(kind, size, tmp_path):
     torch.manual_seed(0)
     check_torch_onnx_export(kind(size).eval(), tmp_path)
+
+
+@pytest.mark.parametrize('name', ['TransXNet', 'FFNet'])
+def test_torch_onnx_export_of_others(name, tmp_path):
+    """With scales and a position bias that have an effect."""
+    check_torch_onnx_export(tiny(name, out_indices=(0,)).eval(), tmp_path)
 
 
 def check_torch_onnx_export(net, folder):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.model import BaseModel
+from models.families import FAMILIES, tiny
 from PIL import Image
 
 from mini import MINI
 from mmatm.errors import InputError
-from mmatm.models import ATMNet, CASViT, RIFormer
+from mmatm.models import ATMNet, CASViT, FFNet, RIFormer, TransXNet
 from mmatm.visualization.panels import InputImage, read_image
 from mmatm.visualization.receptive_field import Grid, draw_receptive_field, find_layers, receptive_field
 
@@ -51,8 +52,7 @@ def without_mixing(kind):
             if 'offset_' in name or 'fusion.fc2' in name:
                 torch.nn.init.zeros_(parameter)
         return model.eval().double()
-    more = {'layer_scale': 1.0} if kind is RIFormer else {}
-    model = kind({**STAGES, **more}, parts={'mixer': Nothing})
+    model = kind({**FAMILIES[kind.__name__].tiny, 'depths': [1, 1, 1, 1]}, parts={'mixer': Nothing})
     for module in list(model.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, torch.nn.GroupNorm):  # over the whole map
@@ -66,15 +66,17 @@ class Nothing(torch.nn.Module):
     def __init__(self, channels):
         super().__init__()
 
-    def forward(self, x):
+    def forward(self, x, *extra):
         return torch.zeros_like(x)
 
 
-@pytest.mark.parametrize(('kind', 'first'), [(ATMNet, 1), (CASViT, 0), (RIFormer, 1)])
-def test_token_is_the_middle_of_what_it_sees(image, kind, first):
+@pytest.mark.parametrize(('kind', 'first'), [(ATMNet, 1), (CASViT, 0), (RIFormer, 1), (TransXNet, 0), (FFNet, 0)])
+def test_token_is_the_middle_of_what_it_sees(kind, first):
     """What moves a token lies symmetrically around its pixel, one of the 4 of a token for all tokens of a backbone."""
     model = without_mixing(kind)
-    for layer, token in (('stages.0.blocks.0', (6, 9)), ('stages.1.blocks.0', (4, 6))):
+    pixels = np.random.default_rng(0).integers(0, 256, (192, 224, 3), np.uint8)
+    image = InputImage(pixels, torch.from_numpy(pixels).permute(2, 0, 1)[None] / 128 - 1, 1.0)
+    for layer, token in (('stages.0.blocks.0', (22, 27)), ('stages.1.blocks.0', (12, 13))):
         grid = Grid.of(model, layer)
         assert grid.first == first
         (field,) = receptive_field(model, image.inputs.double(), layer, [token])
@@ -96,8 +98,11 @@ def test_points_are_in_pixels_of_the_file(image):
 
 @pytest.mark.parametrize(
     'make',
-    [lambda: ATMNet(MINI), lambda: CASViT(STAGES), lambda: RIFormer({**STAGES, 'layer_scale': 1.0})],
-    ids=['ATMNet', 'CASViT', 'RIFormer'],
+    [
+        *(lambda: ATMNet(MINI), lambda: CASViT(STAGES), lambda: RIFormer({**STAGES, 'layer_scale': 1.0})),
+        *(lambda: tiny('TransXNet'), lambda: tiny('FFNet')),
+    ],
+    ids=['ATMNet', 'CASViT', 'RIFormer', 'TransXNet', 'FFNet'],
 )
 def test_receptive_field_is_the_derivative(image, make):
     """Against finite differences in float64."""
