@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
         precision=precision(args.device) if 'precision' in args.levels else [],
         profiles={},
     )
-    for problem in problems([level for level in LEVELS if level in args.levels], args.backbones, args.device):
+    levels = [level for level in LEVELS if level in args.levels]
+    for problem in problems(levels, args.backbones, args.device, args.shape, args.peers):
         entry = measure(problem, args)
         report['results'].append(entry)
         figures = ', '.join(f'{way} {figures["median_ms"]:.2f} ms' for way, figures in entry['ways'].items())
@@ -69,6 +70,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     which.add_argument(
         '--backbones', nargs='+', metavar='TYPE:ARCH', help='other backbones: mmatm.CASViT:s mmatm.RIFormer:s12'
     )
+    parser.add_argument(
+        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='of the images for whole backbones, one at a time'
+    )
+    parser.add_argument('--no-peers', dest='peers', action='store_false', help="leave out the toolboxes' backbones")
     parser.add_argument('--autocast', choices=_TYPES, help='default: none on the CPU, bf16 on a GPU')
     parser.add_argument('--compile', action='store_true', help='compile everything with torch.compile')
     parser.add_argument(
@@ -82,6 +87,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU that PyTorch can use; leave --device out to measure the CPU')
     args.profiled = [(ATMNET, 't')]
+    chosen = ['backbones'] if args.backbones else []
     if args.backbones:
         args.levels = args.levels or ('backbone',)
         if not {'backbone', 'profile'} & set(args.levels):
@@ -97,6 +103,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args.autocast = args.autocast or usual
     args.name = '-'.join(
         [args.device, *([] if args.autocast == usual else [args.autocast]), *(['compiled'] if args.compile else [])]
+        + chosen
+        + (['{}x{}'.format(*args.shape)] if args.shape else [])
     )
     if args.docs:
         try:

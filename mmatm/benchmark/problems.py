@@ -16,6 +16,7 @@ from mmatm.ops import axial_sample_stacked
 
 from .authors_operations import use_authors_operations, use_pytorch_convolutions
 from .deform_conv_baseline import sample_and_project, use_deform_conv
+from .report import AUTHORS
 
 LEVELS = ('operation', 'mixer', 'backbone')
 # What the ratios and the levels of one operation and one mixer are about.
@@ -38,9 +39,9 @@ PEERS: dict[str, dict[str, Any]] = {
 # Of backbones whose operations their authors wrote in another way: what it is called, and what turns a model into it.
 BASELINES: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     ATMNET: ('DeformConv baseline', use_deform_conv),
-    'mmatm.TransXNet': ("authors' operations", use_authors_operations),
-    'mmatm.CASViT': ("authors' operations", use_pytorch_convolutions),
-    'mmatm.FFNet': ("authors' operations", use_pytorch_convolutions),
+    'mmatm.TransXNet': (AUTHORS, use_authors_operations),
+    'mmatm.CASViT': (AUTHORS, use_pytorch_convolutions),
+    'mmatm.FFNet': (AUTHORS, use_pytorch_convolutions),
 }
 FUSED = 'mmatm fused'
 _SPREAD = 3.0  # standard deviation of the offsets, in tokens
@@ -59,6 +60,7 @@ class Problem:
         training: Forward and backward, else forward only, without gradients.
         stage: The stage of an operation or a mixer, from 0.
         backbone: The backbone's `type`; ATMNet's at the other levels.
+        peers: Whether backbones of the toolboxes are measured beside it.
     """
 
     level: str
@@ -69,6 +71,7 @@ class Problem:
     training: bool
     stage: int | None = None
     backbone: str = ATMNET
+    peers: bool = True
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ class Problem:
             return 'mmatm', 'DeformConv baseline'
         baseline = (BASELINES[self.backbone][0],) if self.backbone in BASELINES else ()
         fused = () if self.training or not _can_fuse(self.backbone) else (FUSED,)
-        with_peers = self.backbone != ATMNET or self.arch == 't'
+        with_peers = self.peers and (self.backbone != ATMNET or self.arch == 't')
         return 'mmatm', *baseline, *fused, *(PEERS if with_peers else ())
 
     def __str__(self) -> str:
@@ -111,13 +114,21 @@ def _can_fuse(backbone: str) -> bool:
     return build_module(dict(type=backbone)).fuse().is_fused
 
 
-def problems(levels: Sequence[str], backbones: Sequence[tuple[str, str]], device: str) -> list[Problem]:
+def problems(
+    levels: Sequence[str],
+    backbones: Sequence[tuple[str, str]],
+    device: str,
+    shape: tuple[int, int] | None = None,
+    peers: bool = True,
+) -> list[Problem]:
     """All problems of some levels; batches fit the device.
 
     Args:
         levels: Of `LEVELS`.
         backbones: The `type` and size of those to measure at the level of whole backbones.
         device: ``'cpu'`` or ``'cuda'``.
+        shape: (H, W) of images for whole backbones, one at a time, in place of the usual ones.
+        peers: Whether whole backbones are measured beside those of the toolboxes.
     """
     batches = {'inference': {224: 64, 512: 16}, 'training': {224: 64, 512: 16}}
     if device == 'cpu':
@@ -126,12 +137,14 @@ def problems(levels: Sequence[str], backbones: Sequence[tuple[str, str]], device
     for level in levels:
         if level == 'backbone':
             found += [
-                Problem(level, arch, batches[mode][size], size, size, mode == 'training', backbone=kind)
+                Problem(
+                    level, arch, 1 if shape else batches[mode][size[0]], *size, mode == 'training', None, kind, peers
+                )
                 for kind, arch in backbones
-                for size in (224, 512)
+                for size in ([shape] if shape else [(224, 224), (512, 512)])
                 for mode in ('inference', 'training')
             ]
-            if device == 'cpu' and (ATMNET, 't') in backbones:
+            if device == 'cpu' and (ATMNET, 't') in backbones and not shape:
                 found.append(Problem(level, 't', 8, 224, 224, training=False))
         else:
             sizes = ((64, 64), (512, 512), (800, 1280)) if level == 'operation' else ((512, 512),)

@@ -9,6 +9,7 @@ from typing import Any
 from mmatm.utils.markdown import table
 
 _table = partial(table, aligned=True)  # they are read on the terminal too
+AUTHORS = "authors' operations"
 _BAR = 40  # characters of the longest bar
 
 
@@ -111,8 +112,9 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
                 continue
             name = f'{entry["name"]}:'
             found[f'{name} {way} slower'] = figures['median_ms'] / base['median_ms']
-            if way == 'DeformConv baseline' and entry['training'] and figures.get('peak_mib'):
-                found[f"{name} peak memory by the DeformConv baseline's"] = base['peak_mib'] / figures['peak_mib']
+            whose = {'DeformConv baseline': f"the {way}'s", AUTHORS: f'that of the {way}'}.get(way)
+            if whose and entry['training'] and figures.get('peak_mib'):
+                found[f'{name} peak memory by {whose}'] = base['peak_mib'] / figures['peak_mib']
     return found
 
 

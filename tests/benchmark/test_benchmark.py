@@ -97,11 +97,13 @@ def test_copy_moves_the_bytes_of_the_operation():
 RECORD = json.loads((ROOT / 'docs/benchmarks_cpu.json').read_text())
 
 
-def test_the_page_shows_the_record():
+@pytest.mark.parametrize('path', sorted((ROOT / 'docs').glob('benchmarks_*.json')), ids=lambda path: path.stem)
+def test_the_page_shows_the_record(path):
     """`update_docs` renders it anew if this fails."""
-    before, after = split_docs(ROOT / 'docs/benchmarks.md', 'cpu')
-    assert f'{before}\n{markdown(RECORD)}\n{after}' == (ROOT / 'docs/benchmarks.md').read_text()
-    assert RECORD['ratios'] == pytest.approx(ratios(RECORD['results']))
+    record = json.loads(path.read_text())
+    before, after = split_docs(ROOT / 'docs/benchmarks.md', path.stem.removeprefix('benchmarks_'))
+    assert f'{before}\n{markdown(record)}\n{after}' == (ROOT / 'docs/benchmarks.md').read_text()
+    assert record['ratios'] == pytest.approx(ratios(record['results']))
 
 
 def test_problems_are_those_of_the_record():
@@ -123,6 +125,14 @@ def test_any_backbone_beside_the_peers():
         'backbone RIFormer s12': ('mmatm', 'mmatm fused', *PEERS),
         'backbone RIFormer s12, training': ('mmatm', *PEERS),
     }
+    options = ['--backbones', 'mmatm.TransXNet:t', '--shape', '800', '1344', '--no-peers']
+    args = command.parse(['--device', 'cpu', *options])
+    assert args.name == 'cpu-backbones-800x1344'
+    found = problems(args.levels, args.backbones, 'cpu', args.shape, args.peers)
+    assert [(str(p), p.ways) for p in found] == [
+        ('backbone TransXNet t, 1 x 800x1344, inference', ('mmatm', "authors' operations", 'mmatm fused')),
+        ('backbone TransXNet t, 1 x 800x1344, training', ('mmatm', "authors' operations")),
+    ]
     default = command.parse(['--device', 'cpu', '--archs', 't'])
     assert default.backbones == [(ATMNET, 't')]
     assert set(default.levels) == {*LEVELS, 'precision', 'profile'}

@@ -214,7 +214,7 @@ def test_compiles_to_one_graph(name, x, compile_model):
 
 @each_backbone
 def test_exports_with_open_sizes(name, x):
-    model = tiny(name, out_indices=(1, 2)).eval()
+    model = tiny(name, out_indices=(0, 1)).eval()  # two stages, as tracing takes its time
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         program = torch.export.export(model, (x,), dynamic_shapes=(sizes,), strict=False)

@@ -41,8 +41,14 @@ def build(tmp_path_factory):
     return build
 
 
-def test_the_cpu_kernel_on_random_cases(build):
-    program = build(ROOT / 'tests/ops/sanitize_axial_sample.cpp', ROOT / 'mmatm/ops/axial_sampling/axial_sample.cpp')
+@pytest.mark.parametrize(
+    'source',
+    ['axial_sampling/axial_sample.cpp', 'depthwise/depthwise.cpp'],
+    ids=lambda source: source.partition('/')[0],
+)
+def test_the_cpu_kernel_on_random_cases(build, source):
+    kernel = ROOT / 'mmatm/ops' / source
+    program = build(ROOT / f'tests/ops/sanitize_{kernel.name}', kernel)
     # Leaks are counted by the program: looking for them at the end is not allowed everywhere.
     options = {'ASAN_OPTIONS': 'detect_leaks=0', 'UBSAN_OPTIONS': 'print_stacktrace=1', 'OMP_WAIT_POLICY': 'passive'}
     done = subprocess.run(
