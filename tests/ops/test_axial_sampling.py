@@ -125,7 +125,7 @@ def test_deform_conv2d_and_its_gradients(shape, backend):
     assert_close(maps_and_gradients(axial_sample, x, offset, backend=backend), expected)
 
 
-@pytest.mark.parametrize('shape', SHAPES[:4])
+@pytest.mark.parametrize('shape', SHAPES[:3])
 def test_gradcheck(shape, backend):
     x, offset = random_case(*shape)
     with torch.no_grad():  # away from whole numbers, where the derivative jumps
@@ -138,7 +138,7 @@ def test_gradcheck(shape, backend):
 def test_any_shape_and_offset(backend):
     sizes = st.integers(1, 9)
 
-    @settings(max_examples=300 if backend == 'cpu' else 8, deadline=None, derandomize=True)
+    @settings(max_examples=300 if backend == 'cpu' else 4, deadline=None, derandomize=True)
     @given(
         st.integers(1, 3), sizes, sizes, st.integers(1, 5), sizes, st.floats(0, 30), st.integers(0, 2**31), st.data()
     )
@@ -185,15 +185,15 @@ def test_samples_outside_are_zero_without_gradient(value, backend):
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3), (torch.float32, 1e-6)])
 def test_positions_are_exact_in_low_precision(dtype, tolerance, backend):
     # In bf16 the sum 300 + 0.5 would be 300: positions must not be computed in the map's type.
-    x = torch.linspace(0, 1, 400, dtype=torch.float64).expand(1, 1, 400).unsqueeze(-1)
-    offset = torch.full((1, 1, 400, 2), 0.5, dtype=torch.float64)
+    x = torch.linspace(0, 1, 320, dtype=torch.float64).expand(1, 1, 320).unsqueeze(-1)
+    offset = torch.full((1, 1, 320, 2), 0.5, dtype=torch.float64)
     got, _ = axial_sample(x.to(dtype), offset.to(dtype), backend)
     assert got.dtype == dtype
     expected, _ = axial_sample(x.to(dtype).double(), offset)
     assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
-    x = (torch.arange(400) % 2).to(dtype).view(1, 1, 400, 1)
-    got, _ = axial_sample(x, torch.full((1, 1, 400, 2), 0.25, dtype=dtype), backend)
-    assert_close(got[0, 0, 300:398:2, 0], torch.full((49,), 0.25, dtype=dtype), rtol=0, atol=0)
+    x = (torch.arange(320) % 2).to(dtype).view(1, 1, 320, 1)
+    got, _ = axial_sample(x, torch.full((1, 1, 320, 2), 0.25, dtype=dtype), backend)
+    assert_close(got[0, 0, 300:318:2, 0], torch.full((9,), 0.25, dtype=dtype), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'triton'])
