@@ -151,8 +151,8 @@ class Block(nn.Module):
         self.mlp = Mlp(channels, mlp_ratio, mlp_kernel)
         self.scale1 = self.scale2 = None
         if layer_scale:
-            self.scale1 = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
-            self.scale2 = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
+            self.scale1 = nn.Parameter(torch.ones(channels, 1, 1))
+            self.scale2 = nn.Parameter(torch.ones(channels, 1, 1))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,7 +190,8 @@ class FFNet(Backbone):
             (one number), inside the stem; ``mlp_ratios``, hidden channels of the MLPs by those; ``mixer_kernels`` and
             ``mlp_kernels``, odd sizes of the depthwise kernels of mixers and MLPs; ``layer_scale`` (True or False),
             whether branches are scaled.
-        out_norms: Whether feature maps have a layer norm. The authors' classifiers have none there.
+        out_norms: Whether feature maps have a layer norm. The authors' classifiers have none there, and another
+            initialisation: narrow normals, and layer scales of 1e-6 in place of 1.
         drop_path_rate, out_indices, frozen_stages, with_cp, in_channels, parts, init_cfg, norm_eval: As in `Backbone`;
             `parts` are ``block`` as `Block` and ``mixer`` as `FFNifiedAttention`, whose `kernel_size` a class of
             yours may name too.
@@ -259,12 +260,17 @@ class FFNet(Backbone):
         blocks = (self.part('block', i)(channels, *settings, rate, mixer=mixer) for rate in rates)
         return Stage(downsample, blocks)
 
-    @staticmethod
-    def draw(module: nn.Module) -> None:
+    def draw(self, module: nn.Module) -> None:
+        """As the authors' classifiers, without `out_norms`. Their dense networks keep PyTorch's initialisation."""
+        if self.has_norms:
+            return
         if isinstance(module, nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, Block) and module.scale1 is not None:
+            nn.init.constant_(module.scale1, 1e-6)
+            nn.init.constant_(module.scale2, 1e-6)
 
     def get_published_depth(self, name: str) -> tuple[int, int]:
         """Depth of a parameter as in the authors' training; see `Backbone.get_published_depth`.

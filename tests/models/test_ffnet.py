@@ -110,3 +110,15 @@ def test_a_users_mixer_may_name_the_kernel_size():
     model = FFNet(FAMILIES['FFNet'].tiny, parts=dict(mixer=Mine))
     assert [stage.blocks[0].mixer.kernel_size[0] for stage in model.stages] == [3, 3, 7, 7]
     assert [y.shape[1] for y in model(torch.randn(2, 3, 64, 64))] == FAMILIES['FFNet'].tiny['channels']
+
+
+@pytest.mark.parametrize('out_norms', [False, True], ids=['classifier', 'dense'])
+def test_initialisation_is_that_of_the_authors_classifiers_and_dense_networks(out_norms):
+    """Narrow normals for the former; for the latter PyTorch's uniform numbers, within 1 / sqrt(fan_in)."""
+    model = FFNet(FAMILIES['FFNet'].tiny, out_norms=out_norms)
+    mlp = model.stages[3].blocks[0].mlp
+    bound = mlp.fc1.in_channels**-0.5
+    assert mlp.fc1.weight.std().item() == pytest.approx(bound / 3**0.5 if out_norms else 0.02, rel=0.1)
+    assert (mlp.fc1.bias.abs().max() > 0) == out_norms
+    for scale in (model.stages[0].blocks[0].scale1, model.stages[3].blocks[0].scale2):
+        assert (scale == (1.0 if out_norms else 1e-6)).all()
