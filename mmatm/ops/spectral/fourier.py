@@ -1,0 +1,102 @@
+"""The two-dimensional Fourier transform of real maps, orthonormal.
+
+A spectrum is (..., H, W // 2 + 1, 2): frequencies along both axes as `torch.fft.rfft2` orders them, then the real and
+the imaginary part. In exported graphs both transforms are products of matrices, which serve all sizes.
+"""
+
+from math import tau
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rfft2(x: Tensor) -> Tensor:
+    """Transforms real maps.
+
+    Args:
+        x: (..., H, W), float32 or float64.
+
+    Returns:
+        (..., H, W // 2 + 1, 2), of the same dtype.
+    """
+    if not torch.compiler.is_exporting():
+        return torch.view_as_real(torch.fft.rfft2(x, norm='ortho'))
+    cos, sin = _waves(x.shape[-1], x)
+    columns = x.shape[-1] // 2 + 1
+    real, imaginary = x @ cos[:, :columns], -(x @ sin[:, :columns])
+    cos, sin = _waves(x.shape[-2], x)
+    z = torch.stack((cos @ real + sin @ imaginary, cos @ imaginary - sin @ real), dim=-1)
+    return z * (x.shape[-2] * x.shape[-1]) ** -0.5
+
+
+def irfft2(z: Tensor, width: int) -> Tensor:
+    """Transforms spectra back, also those that no real map has.
+
+    Such a spectrum, of which the filter is not symmetric, is first made one: columns 0 and, of an even width, W / 2
+    are averaged with their conjugate mirror images along H. That is what an inverse transform along H does which is
+    followed by one along W that takes no imaginary part of these columns. Libraries differ in what they take of them
+    otherwise.
+
+    Args:
+        z: (..., H, W // 2 + 1, 2), float32 or float64. It must not be used any more: its memory may be changed.
+        width: W.
+
+    Returns:
+        (..., H, W), of the same dtype.
+    """
+    if not torch.compiler.is_exporting():
+        z = torch.view_as_complex(z)
+        for column in (0, -1) if width % 2 == 0 else (0,):
+            z[..., column] = _symmetric(z[..., column])
+        return torch.fft.irfft2(z, s=(z.shape[-2], width), norm='ortho')
+    real, imaginary = z.unbind(-1)
+    cos, sin = _waves(z.shape[-3], z)
+    real, imaginary = cos @ real - sin @ imaginary, cos @ imaginary + sin @ real
+    cos, sin = _waves(width, z)
+    column = torch.arange(width // 2 + 1, device=z.device)
+    count = 2 - (column == 0).to(z.dtype) - (2 * column == width).to(z.dtype)
+    y = (real * count) @ cos[: width // 2 + 1] - (imaginary * count) @ sin[: width // 2 + 1]
+    return y * (z.shape[-3] * width) ** -0.5
+
+
+def _symmetric(column: Tensor) -> Tensor:
+    """(..., H) -> its mean with its conjugate mirror image, as the spectrum of a real column is."""
+    mirrored = torch.cat((column[..., :1], column[..., 1:].flip(-1)), dim=-1)
+    return (column + mirrored.conj()) / 2
+
+
+def _waves(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of each frequency at each place, both (length, length)."""
+    n = torch.arange(length, device=like.device)
+    # In whole numbers, as angles of many turns have few digits left.
+    angle = (n[:, None] * n % length).to(like.dtype) * (tau / length)
+    return angle.cos(), angle.sin()
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """The product of complex numbers (..., 2)."""
+    if not torch.compiler.is_exporting():
+        return torch.view_as_real(torch.view_as_complex(a) * torch.view_as_complex(b))
+    (ar, ai), (br, bi) = a.unbind(-1), b.unbind(-1)
+    return torch.stack((ar * br - ai * bi, ar * bi + ai * br), dim=-1)
+
+
+def resize_bank(bank: Tensor, height: int, columns: int) -> Tensor:
+    """Resizes filters on the frequencies of one size to those of another, as DFFormer's authors do.
+
+    Each plane is resized as an image, with bicubic interpolation and corners aligned. Rows are in the transform's
+    order, in which positive and negative frequencies are neighbours in the middle: they blend there.
+
+    Args:
+        bank: (h, w, F, 2), F filters on a spectrum of h x w.
+        height, columns: Of the spectrum to filter.
+
+    Returns:
+        (height, columns, F, 2).
+    """
+    if not torch.compiler.is_exporting() and bank.shape[:2] == (height, columns):
+        return bank
+    planes = bank.flatten(2).permute(2, 0, 1)[None]
+    planes = F.interpolate(planes, (height, columns), mode='bicubic', align_corners=True)
+    return planes[0].permute(1, 2, 0).unflatten(2, bank.shape[2:])
