@@ -39,7 +39,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution, on a CPU as a product of matrices: several times as fast where there are few channels.
+    """A 1x1 convolution, on a CPU as a product of matrices, which is faster where there are few channels.
 
     Args:
         in_channels, out_channels, bias: As of a convolution.

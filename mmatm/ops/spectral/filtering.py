@@ -1,6 +1,6 @@
 """Filters of spectra that are mixed of a few for each plane, without a spectrum's filter for a whole feature map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .cosine import dct2, idct2
-from .fourier import irfft2, multiply, rfft2
+from .fourier import column_counts, irfft2, multiply, rfft2
 
 # Values of a feature map that are transformed at once: on a CPU so many that they stay in its cache.
 _VALUES = {'cpu': 2**18, 'cuda': 2**26}
@@ -124,7 +124,7 @@ class _Filter(torch.autograd.Function):
         # half a spectrum count; of x the counts cancel out.
         x, scale, bias, share, basis = ctx.saved_tensors
         transform, width = ctx.transform, x.shape[-1]
-        counts = _counts(width, basis) if transform.is_complex else 1
+        counts = column_counts(width, basis)[:, None] if transform.is_complex else 1
         counted, flat = (basis * counts).flatten(1), basis.flatten(1)
         for_x, for_share, for_basis = torch.empty_like(x), torch.empty_like(share), torch.zeros_like(flat)
         for_scale, for_bias = torch.zeros_like(scale), torch.zeros_like(bias)
@@ -144,7 +144,7 @@ class _Filter(torch.autograd.Function):
         return for_x, for_scale, for_bias, for_share, for_basis.view(basis.shape) * counts, None
 
 
-def _parts(x: Tensor, *others: Tensor) -> Any:
+def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of the first axis of each, as many planes of x at once as are to be transformed."""
     size = max(1, _VALUES.get(x.device.type, _VALUES['cuda']) // (x.shape[1] * x.shape[2]))
     return zip(*(each.split(size) for each in (x, *others)), strict=True)
@@ -162,9 +162,3 @@ def _conjugate(a: Tensor, transform: Transform) -> Tensor:
     if transform.is_complex:
         a[..., 1].neg_()
     return a
-
-
-def _counts(width: int, like: Tensor) -> Tensor:
-    """How often each column of half a spectrum stands in the whole one: (W // 2 + 1, 1)."""
-    column = torch.arange(width // 2 + 1, device=like.device)[:, None]
-    return 2 - (column == 0).to(like.dtype) - (2 * column == width).to(like.dtype)

@@ -33,7 +33,7 @@ def rfft2(x: Tensor) -> Tensor:
 def irfft2(z: Tensor, width: int) -> Tensor:
     """Transforms spectra back, also those that no real map has.
 
-    Such a spectrum, of which the filter is not symmetric, is first made one: columns 0 and, of an even width, W / 2
+    Such a spectrum, as a filter without symmetry makes, is first made symmetric: columns 0 and, of an even width, W / 2
     are averaged with their conjugate mirror images along H. That is what an inverse transform along H does which is
     followed by one along W that takes no imaginary part of these columns. Libraries differ in what they take of them
     otherwise.
@@ -54,10 +54,15 @@ def irfft2(z: Tensor, width: int) -> Tensor:
     cos, sin = _waves(z.shape[-3], z)
     real, imaginary = cos @ real - sin @ imaginary, cos @ imaginary + sin @ real
     cos, sin = _waves(width, z)
-    column = torch.arange(width // 2 + 1, device=z.device)
-    count = 2 - (column == 0).to(z.dtype) - (2 * column == width).to(z.dtype)
+    count = column_counts(width, z)
     y = (real * count) @ cos[: width // 2 + 1] - (imaginary * count) @ sin[: width // 2 + 1]
     return y * (z.shape[-3] * width) ** -0.5
+
+
+def column_counts(width: int, like: Tensor) -> Tensor:
+    """How often each column of half a spectrum stands in the whole one, (W // 2 + 1,): once or, mirrored too, twice."""
+    column = torch.arange(width // 2 + 1, device=like.device)
+    return 2 - (column == 0).to(like.dtype) - (2 * column == width).to(like.dtype)
 
 
 def _symmetric(column: Tensor) -> Tensor:
