@@ -38,15 +38,25 @@ class Stage(nn.Module):
 
     def run(self, block: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
         """Calls a block, with checkpointing if the stage is told so."""
-        if not (self.with_cp and torch.is_grad_enabled()):
-            return block(x, *extra)
-        if torch.compiler.is_compiling():  # whose recomputation has no side effects
-            return checkpoint(block, x, *extra, use_reentrant=False)
-        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-        if not norms:
-            return checkpoint(block, x, *extra, use_reentrant=False)
-        contexts = partial(_contexts, norms)
-        return checkpoint(block, x, *extra, use_reentrant=False, context_fn=contexts)
+        return recompute(block, x, *extra) if self.with_cp and torch.is_grad_enabled() else block(x, *extra)
+
+
+def recompute(module: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
+    """Calls a module with gradients, and keeps its inputs alone: the backward pass computes its activations anew.
+
+    Batch norms count a feature map once.
+
+    Args:
+        module: Draws the same random numbers again, so that drop path drops the same samples.
+        x, *extra: What it is called with.
+
+    Returns:
+        What the module returns.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    if not norms or torch.compiler.is_compiling():  # whose recomputation has no side effects
+        return checkpoint(module, x, *extra, use_reentrant=False)
+    return checkpoint(module, x, *extra, use_reentrant=False, context_fn=partial(_contexts, norms))
 
 
 def _contexts(norms: list[nn.Module]) -> tuple[AbstractContextManager, AbstractContextManager]:

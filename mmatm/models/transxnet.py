@@ -18,7 +18,7 @@ from mmatm.registry import MODELS
 from .backbone import Backbone
 from .layers import ConvNorm, Depthwise, DropPath, Pointwise, gelu_norm
 from .loading import Published
-from .stage import Stage
+from .stage import Stage, recompute
 
 _norm = partial(nn.GroupNorm, 1)
 
@@ -182,6 +182,11 @@ class Scale(nn.Module):
         return torch.addcmul(self.bias[:, None, None], x, self.weight[..., 0])
 
 
+# Feature maps of as many tokens let their MLPs compute anew in the backward pass what would fill most of the memory:
+# seven maps of four times the channels.
+_LARGE = 64 * 64
+
+
 class Block(nn.Module):
     """A position embedding, a token mixer and an MLP, each with a shortcut, the latter two after a norm.
 
@@ -209,7 +214,9 @@ class Block(nn.Module):
         """(B, C, H, W) -> the same."""
         x = self.position.with_shortcut(x)
         x = self.drop_path(x, self.scale1(self.mixer(self.norm1(x), bias)))
-        return self.drop_path(x, self.scale2(self.mlp(self.norm2(x))))
+        y = self.norm2(x)
+        large = y.shape[2] * y.shape[3] >= _LARGE and torch.is_grad_enabled()
+        return self.drop_path(x, self.scale2(recompute(self.mlp, y) if large else self.mlp(y)))
 
 
 class BiasedStage(Stage):

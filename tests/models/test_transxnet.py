@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mmatm.errors import InputError
-from mmatm.models import TransXNet
+from mmatm.models import TransXNet, transxnet
 
 ARCH = FAMILIES['TransXNet'].tiny
 
@@ -60,6 +60,27 @@ def test_training_with_one_sample():
     model(torch.randn(2, 3, 64, 64))
     (_, _, after_map), (_, _, after_mean) = seen
     assert not torch.equal(after_map, after_mean)  # two samples have statistics of their own
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_large_maps_compute_their_mlps_anew(with_cp, monkeypatch):
+    """The gradients and the statistics are the same, and fewer values are kept."""
+    x = torch.randn(2, 3, 64, 96)
+    results = []
+    for large in (16, 10**6):
+        monkeypatch.setattr(transxnet, '_LARGE', large)
+        torch.manual_seed(0)
+        model = tiny('TransXNet', with_cp=with_cp)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda y, kept=kept: (kept.append(y.numel()), y)[1], lambda y: y):
+            loss = sum(y.square().mean() for y in model(x))
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        results.append((gradients, dict(model.named_buffers()), sum(kept)))
+    (gradients, buffers, few), (expected, expected_buffers, many) = results
+    assert_close(gradients, expected)
+    assert_close(buffers, expected_buffers)
+    assert with_cp or few < 0.75 * many
 
 
 @pytest.mark.parametrize(
