@@ -18,7 +18,6 @@ FILES = {path.stem: path for folder in FOLDERS for path in sorted((ROOT / 'confi
 NAME = re.compile(
     rf'((?P<method>\w+)_)?(?P<backbone>{"|".join(FOLDERS)})_(?P<size>[a-z0-9]+)(_\dx)?_(?P<data>ade20k|coco|in1k)'
 )
-DENSE = ('cascade_mask_rcnn', 'mask_rcnn', 'retinanet', 'semantic_fpn', 'upernet')
 CLASSIFIERS = {
     'casvit': ['casvit_{}_in1k'],
     'riformer': ['riformer_{}_in1k'],
@@ -27,11 +26,14 @@ CLASSIFIERS = {
         *['ffnet_{}_in1k', 'ffnet_3_384_in1k', 'ffnet_4_384_in1k'],
         *[f'ffnet_{size}_distilled_in1k' for size in '123'],
     ],
+    **{name: [f'{name}_{{}}_in1k'] for name in ('dfformer', 'cdfformer', 'affnet', 'dsm')},
 }
 CASVIT_DROP_PATH = {'xs': 0.0, 's': 0.0, 'm': 0.1, 't': 0.1}
 RIFORMER_DROP_PATH = {'s12': 0.1, 's24': 0.1, 's36': 0.2, 'm36': 0.2, 'm48': 0.2}
 TRANSXNET_DROP_PATH = {'t': 0.1, 's': 0.2, 'b': 0.3}
 FFNET_DROP_PATH = {'1': 0.1, '2': 0.2, '3': 0.3, '4': 0.3}
+SPECTRAL_DROP_PATH = {'s18': 0.1, 's36': 0.2, 'm36': 0.3, 'b36': 0.3}
+NO_DROP_PATH = dict.fromkeys(('s18', 's36', 'm36', 'b36', 'et', 't', 'base'), 0.0)
 PUBLISHED, SWIN, PVT, ATMNET = 'published by the authors', "Swin's stands in", "PVT's stands in", "ATMNet's stands in"
 # Batch of 8 GPUs, learning rate, weight decay, drop path, who the recipe is of.
 RECIPES = {
@@ -59,6 +61,28 @@ RECIPES = {
     ('ffnet', 'cascade_mask_rcnn'): (16, 1e-4, 0.05, {'1': 0.2, '2': 0.35, '3': 0.6, '4': 0.6}, PUBLISHED),
     ('ffnet', 'upernet'): (16, 1e-4, 0.05, FFNET_DROP_PATH, PUBLISHED),
     ('ffnet', None): (1024, 1e-3, 0.05, FFNET_DROP_PATH, ATMNET),
+    **{
+        (name, method): recipe
+        for name in ('dfformer', 'cdfformer')
+        for method, recipe in {
+            'mask_rcnn': (16, 1e-4, 0.05, SPECTRAL_DROP_PATH, SWIN),
+            'retinanet': (16, 1e-4, 0.05, NO_DROP_PATH, PUBLISHED),
+            'semantic_fpn': (32, 2e-4, 1e-4, NO_DROP_PATH, PUBLISHED),
+            'upernet': (16, 6e-5, 0.01, SPECTRAL_DROP_PATH, ATMNET),
+            None: (1024, 1e-3, 0.05, SPECTRAL_DROP_PATH, ATMNET),
+        }.items()
+    },
+    **{
+        (name, method): recipe
+        for name, drop_path in (('affnet', NO_DROP_PATH), ('dsm', SPECTRAL_DROP_PATH))
+        for method, recipe in {
+            'mask_rcnn': (16, 1e-4, 0.05, drop_path, SWIN),
+            'retinanet': (16, 1e-4, 1e-4, drop_path, PVT),
+            'semantic_fpn': (32, 2e-4, 1e-4, drop_path, PVT),
+            'upernet': (16, 6e-5, 0.01, drop_path, ATMNET),
+            None: (1024, 1e-3, 0.05, drop_path, ATMNET),
+        }.items()
+    },
 }
 STANDING_IN = {('ffnet', method, '1'): "the larger ones' stands in" for method in ('cascade_mask_rcnn', 'upernet')}
 # The others have tests of their own.
@@ -78,7 +102,8 @@ def load(name: str) -> Config:
 def test_every_config_is_there_and_no_other(backbone):
     sizes = [f'{backbone}_{size}' for size in FOLDERS[backbone].SIZES]
     schedules = {'cascade_mask_rcnn': '3x_coco', 'mask_rcnn': '1x_coco', 'retinanet': '1x_coco'}
-    wanted = {f'{method}_{size}_{schedules.get(method, "ade20k")}' for method in DENSE for size in sizes}
+    methods = [method for name, method in RECIPES if name == backbone and method]
+    wanted = {f'{method}_{size}_{schedules.get(method, "ade20k")}' for method in methods for size in sizes}
     wanted |= {name.format(size) for name in CLASSIFIERS[backbone] for size in FOLDERS[backbone].SIZES}
     wanted.add(f'upernet_{backbone}_mini_shapes')
     assert {name for name, path in FILES.items() if path.parent.name == backbone} == wanted
@@ -110,7 +135,8 @@ def test_name_and_content(name):
         assert model.neck.in_channels == channels
         assert len(channels) == (3 if part['method'] == 'retinanet' else 4)
     else:
-        assert [model.head.in_channels] == channels
+        assert model.neck.get('channels', channels[0]) == channels[0]
+        assert model.head.in_channels == model.neck.get('out_channels', channels[0])
 
     assert cfg.auto_scale_lr.base_batch_size == batch
     if batch != 4096:  # of 32 GPUs
@@ -226,3 +252,13 @@ def test_other_classifiers(name):
 def test_no_two_configs_resolve_to_the_same():
     texts = [re.sub(r'checkpoints/[\w.]+', '', repr(load(name)._cfg_dict.to_dict())) for name in FILES]
     assert len(texts) == len(set(texts))
+
+
+def test_published_banks_of_dfformer():
+    """The authors' detectors and segmenters resize the filters before they are trained."""
+    for name in FILES:
+        if re.search('_c?dffor', name) and 'mini' not in name:
+            grid = 800 if name.endswith('coco') else 512
+            assert load(name).model.backbone.bank_size == grid, name
+    for size in ('s18', 's36'):
+        assert 'paramwise_cfg' not in load(f'retinanet_dfformer_{size}_1x_coco').optim_wrapper  # decay on everything

@@ -35,7 +35,8 @@ def read_tables(folder: Path) -> list[dict[str, Any]]:
     """
     datasets = _read(folder / 'datasets.yml')
     tables = []
-    for path in sorted((folder / 'papers').glob('*.yml')):
+    # First the one that the project began with.
+    for path in sorted((folder / 'papers').glob('*.yml'), key=lambda path: (path.stem != 'atmnet', path.stem)):
         paper = _read(path)
         entries = paper.pop('tables', [])
         _check_keys(paper, _PAPER, (), path)

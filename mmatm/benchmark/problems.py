@@ -15,8 +15,9 @@ from mmatm.models.active_token_mixer import ActiveTokenMixer
 from mmatm.ops import axial_sample_stacked
 
 from .authors_operations import use_authors_operations, use_pytorch_convolutions
+from .authors_spectral_operations import use_authors_spectral_operations
 from .deform_conv_baseline import sample_and_project, use_deform_conv
-from .report import AUTHORS
+from .report import AUTHORS, PLAIN
 
 LEVELS = ('operation', 'mixer', 'backbone')
 # What the ratios and the levels of one operation and one mixer are about.
@@ -42,6 +43,10 @@ BASELINES: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     'mmatm.TransXNet': (AUTHORS, use_authors_operations),
     'mmatm.CASViT': (AUTHORS, use_pytorch_convolutions),
     'mmatm.FFNet': (AUTHORS, use_pytorch_convolutions),
+    'mmatm.DFFormer': (AUTHORS, use_authors_spectral_operations),
+    'mmatm.CDFFormer': (AUTHORS, use_authors_spectral_operations),
+    'mmatm.AFFNet': (AUTHORS, use_authors_spectral_operations),
+    'mmatm.DSM': (PLAIN, use_authors_spectral_operations),
 }
 FUSED = 'mmatm fused'
 _SPREAD = 3.0  # standard deviation of the offsets, in tokens

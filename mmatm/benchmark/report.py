@@ -10,6 +10,7 @@ from mmatm.utils.markdown import table
 
 _table = partial(table, aligned=True)  # they are read on the terminal too
 AUTHORS = "authors' operations"
+PLAIN = 'plain operations'
 _BAR = 40  # characters of the longest bar
 
 
@@ -112,7 +113,10 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
                 continue
             name = f'{entry["name"]}:'
             found[f'{name} {way} slower'] = figures['median_ms'] / base['median_ms']
-            whose = {'DeformConv baseline': f"the {way}'s", AUTHORS: f'that of the {way}'}.get(way)
+            whose = {
+                'DeformConv baseline': f"the {way}'s",
+                **dict.fromkeys((AUTHORS, PLAIN), f'that of the {way}'),
+            }.get(way)
             if whose and entry['training'] and figures.get('peak_mib'):
                 found[f'{name} peak memory by {whose}'] = base['peak_mib'] / figures['peak_mib']
     return found

@@ -1,12 +1,15 @@
 """The backbones."""
 
+from .affnet import AFFNet
 from .atmnet import ATMNet
 from .backbone import Backbone
 from .casvit import CASViT
+from .dfformer import CDFFormer, DFFormer
+from .dsm import DSM
 from .ffnet import FFNet
 from .layers import DropPath
 from .loading import Published
-from .necks import NormedPooling
+from .necks import ConvPooling, NormedPooling, PooledMlp
 from .registered import (
     backbone_class,
     backbones,
@@ -25,12 +28,18 @@ DEFAULT_BACKBONE = 'mmatm.ATMNet'
 
 __all__ = [
     'DEFAULT_BACKBONE',
+    'DSM',
+    'AFFNet',
     'ATMNet',
     'Backbone',
     'CASViT',
+    'CDFFormer',
+    'ConvPooling',
+    'DFFormer',
     'DropPath',
     'FFNet',
     'NormedPooling',
+    'PooledMlp',
     'Published',
     'RIFormer',
     'Stage',

@@ -1,14 +1,13 @@
 """ATMNet, the backbone of "Active Token Mixer"."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from math import sqrt
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from mmatm.errors import InputError
+from mmatm.ops.precision import without_autocast
 from mmatm.registry import MODELS
 
 from .active_token_mixer import ActiveTokenMixer, Mlp
@@ -58,7 +57,7 @@ class Block(nn.Module):
     def predict_offset(self, x: Tensor) -> Tensor:
         """This block's input (B, H, W, C) -> offsets (B, H, W, 2G) in tokens, never in autocast's type."""
         # In bf16 an offset of 40 tokens would be off by up to an eighth of a token.
-        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             x = x.to(self.norm1.weight.dtype)
             if hasattr(self, 'offset_predictor'):
                 return self.offset_predictor(x)

@@ -41,8 +41,9 @@ class Backbone(BaseModule):
             among them, its values show what is expected: a list (of four whole numbers), a whole number, a float, or
             a word.
         ALIASES: Other names of sizes -> short names.
-        PARTS: What `parts` may replace: name -> class; None where the block does it itself. `build_stage` asks
-            `self.part(name, i, **settings)` for the class to build, with what else its constructor may name.
+        PARTS: What `parts` may replace: name -> class, or one for each stage; None where the block does it itself.
+            `build_stage` asks `self.part(name, i, **settings)` for the class to build, with what else its constructor
+            may name.
         PUBLISHED: How the authors' checkpoints read, None if there are none.
         NORM: Makes the norm of an output from its channels; None for feature maps without a norm.
         NORM_EVAL: What `norm_eval` is by default.
@@ -90,7 +91,7 @@ class Backbone(BaseModule):
     TITLE: ClassVar[str]
     SIZES: ClassVar[Mapping[str, Mapping[str, Any]]]
     ALIASES: ClassVar[Mapping[str, str]] = {}
-    PARTS: ClassVar[Mapping[str, type[nn.Module] | None]] = {}
+    PARTS: ClassVar[Mapping[str, type[nn.Module] | tuple[type[nn.Module], ...] | None]] = {}
     PUBLISHED: ClassVar[Published | None] = None
     NORM: ClassVar[Callable[[int], nn.Module] | None] = None
     NORM_EVAL: ClassVar[bool] = False
@@ -285,7 +286,8 @@ class Backbone(BaseModule):
     @property
     def changed_parts(self) -> list[str]:
         """The parts that some stage has of another class than in `PARTS`."""
-        return [name for name, each in self._parts.items() if any(kind is not self.PARTS[name] for kind in each)]
+        own = resolve_parts({}, self.PARTS, self.TITLE)
+        return [name for name, each in self._parts.items() if each != own[name]]
 
     @property
     def is_changed(self) -> bool:

@@ -34,7 +34,7 @@ def resolve_parts(parts: Mapping[str, Any], own: Mapping[str, Any], title: str) 
 
     Args:
         parts: As a user gives them, see `Backbone`.
-        own: The backbone's.
+        own: The backbone's `PARTS`.
         title: The backbone's, for messages.
 
     Raises:
@@ -44,12 +44,19 @@ def resolve_parts(parts: Mapping[str, Any], own: Mapping[str, Any], title: str) 
         raise InputError(f'parts of {title} are {", ".join(own) or "none"}, not {", ".join(unknown)}')
     resolved = {}
     for name, default in own.items():
-        given = parts.get(name)
-        each = list(given) if isinstance(given, (list, tuple)) else [given] * NUM_STAGES
+        each = _each_stage(parts.get(name))
         if len(each) != NUM_STAGES:
             raise InputError(f"parts['{name}'] is one class, or a list of {NUM_STAGES}, not of {len(each)}")
-        resolved[name] = [default if entry is None else _module_class(name, entry) for entry in each]
+        resolved[name] = [
+            kind if entry is None else _module_class(name, entry)
+            for kind, entry in zip(_each_stage(default), each, strict=True)
+        ]
     return resolved
+
+
+def _each_stage(part: object) -> list[Any]:
+    """One for all stages, or one for each -> one for each."""
+    return list(part) if isinstance(part, (list, tuple)) else [part] * NUM_STAGES
 
 
 def resolve_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:

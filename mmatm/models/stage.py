@@ -38,11 +38,11 @@ class Stage(nn.Module):
 
     def run(self, block: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
         """Calls a block, with checkpointing if the stage is told so."""
-        return recompute(block, x, *extra) if self.with_cp and torch.is_grad_enabled() else block(x, *extra)
+        return recompute(block, x, *extra) if self.with_cp else block(x, *extra)
 
 
 def recompute(module: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
-    """Calls a module with gradients, and keeps its inputs alone: the backward pass computes its activations anew.
+    """Calls a module and, of all activations, keeps its inputs alone: the backward pass computes the others anew.
 
     Batch norms count a feature map once.
 
@@ -53,6 +53,8 @@ def recompute(module: nn.Module, x: Tensor, *extra: Tensor | None) -> Tensor:
     Returns:
         What the module returns.
     """
+    if not torch.is_grad_enabled():
+        return module(x, *extra)
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     if not norms or torch.compiler.is_compiling():  # whose recomputation has no side effects
         return checkpoint(module, x, *extra, use_reentrant=False)

@@ -6,12 +6,12 @@ import json
 import pytest
 import torch
 from conftest import ROOT
-from models.families import FAMILIES
+from models.families import FAMILIES, tiny
 from torch import nn
 
 from mmatm.benchmark import __main__ as command
 from mmatm.benchmark.authors_operations import use_authors_operations
-from mmatm.benchmark.problems import ATMNET, LEVELS, PEERS, Problem, prepare, problems
+from mmatm.benchmark.problems import ATMNET, BASELINES, LEVELS, PEERS, Problem, prepare, problems
 from mmatm.benchmark.report import markdown, ratios, split_docs
 from mmatm.models import ATMNet, TransXNet
 
@@ -149,6 +149,18 @@ def test_authors_operations_of_transxnet_give_the_same():
         assert len(changed) == 8
         x = torch.randn(2, 3, 96, 160)
         torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('name', 'parts'), [('DFFormer', 3), ('CDFFormer', 4), ('AFFNet', 1), ('DSM', 3)])
+def test_authors_spectral_operations_give_the_same(name, parts):
+    """Where filters are resized, too."""
+    torch.manual_seed(0)
+    ours = tiny(name)
+    theirs = BASELINES[f'mmatm.{name}'][1](copy.deepcopy(ours))
+    changed = {type(module).__name__ for module in theirs.modules() if type(module).__name__.startswith('Plain')}
+    assert len(changed) == parts
+    x = torch.randn(2, 3, 96, 170)
+    torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-4)
 
 
 def test_other_backbones_run():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from golden.fill_mixers import fill
 from mini import MINI
-from mmatm.models import Backbone, backbones
+from mmatm.models import Backbone, ConvPooling, NormedPooling, PooledMlp, backbones
 
 FOLDER = Path(__file__).parents[1] / 'golden'
 
@@ -29,6 +29,10 @@ class Family:
         golden: The file with golden numbers, of the layout of the mixers' files.
         to_arch: An arch of that file, and the size of images -> this project's.
         classifier_options: Of the backbone of its ImageNet classifier.
+        pyramid_options: Of the published pyramid whose names and shapes are known.
+        options: Of the network with golden numbers, and of the tiny one.
+        neck: Makes the neck of its ImageNet classifier, from the channels of the last stage and the size's name.
+        mixing_stages: Those with token mixers.
     """
 
     tiny: dict[str, Any]
@@ -37,9 +41,29 @@ class Family:
     golden: str | None = None
     to_arch: Callable[[dict], dict] | None = None
     classifier_options: dict[str, Any] = field(default_factory=dict)
+    pyramid_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    neck: Callable[[int, str], nn.Module] | None = None
+    mixing_stages: tuple[int, ...] = (0, 1, 2, 3)
 
     def numbers(self) -> dict[str, Any]:
         return json.loads((FOLDER / self.golden).read_text())
+
+
+def _dfformer(arch: dict[str, Any]) -> dict[str, Any]:
+    return dict(depths=arch['depths'], channels=arch['dims'], mlp_ratios=[4, 4, 4, 4], num_filters=4)
+
+
+def _affnet(arch: dict[str, Any]) -> dict[str, Any]:
+    stages = [arch[f'layer{i}'] for i in (2, 3, 4, 5)]
+    return dict(
+        depths=[stages[0]['num_blocks'], *(stage['transformer_blocks'] for stage in stages[1:])],
+        channels=[stage['out_channels'] for stage in stages],
+        stem_channels=arch['layer1']['out_channels'],
+        expansion=arch['layer1']['expand_ratio'],
+        act={'swish': 'silu', 'relu': 'relu'}[arch['options']['activation']],
+        attn_norm={'layer_norm_2d': 'group_norm', 'layer_norm': 'layer_norm'}[arch['options']['attn_norm_layer']],
+    )
 
 
 FAMILIES = {
@@ -108,6 +132,49 @@ FAMILIES = {
             layer_scale=arch['use_layer_scale'],
         ),
         dict(out_norms=False),
+        neck=lambda channels, size: NormedPooling(channels),
+    ),
+    'DFFormer': Family(
+        dict(depths=[1, 2, 2, 1], channels=[8, 12, 16, 24], mlp_ratios=[2, 2, 2, 2], num_filters=3),
+        {'s18': 27_221_676, 's36': 42_507_960, 'm36': 61_678_392, 'b36': 109_549_624},
+        {'s18': 30_324_372, 's36': 45_610_656, 'm36': 65_316_064, 'b36': 114_989_344},
+        'dfformer/dfformer.json',
+        lambda arch, size: _dfformer(arch),
+        dict(out_norms=False),
+        dict(bank_size=512),
+        dict(bank_size=64),
+        lambda channels, size: PooledMlp(channels, 4 * channels),
+    ),
+    'CDFFormer': Family(
+        dict(depths=[1, 2, 2, 1], channels=[8, 12, 16, 24], mlp_ratios=[2, 2, 2, 2], num_filters=3),
+        {'s18': 27_090_816, 's36': 42_127_962, 'm36': 60_795_546, 'b36': 107_928_922},
+        {'s18': 30_193_512, 's36': 45_230_658, 'm36': 64_433_218, 'b36': 113_368_642},
+        'cdfformer/cdfformer.json',
+        lambda arch, size: _dfformer(arch),
+        dict(out_norms=False),
+        dict(bank_size=512),
+        dict(bank_size=64),
+        lambda channels, size: PooledMlp(channels, 4 * channels),
+    ),
+    'AFFNet': Family(
+        dict(
+            depths=[3, 1, 2, 1],
+            channels=[12, 16, 24, 32],
+            stem_channels=8,
+            expansion=2,
+            act='silu',
+            attn_norm='group_norm',
+        ),
+        {'et': 775_168, 't': 1_736_240, 'base': 4_298_576},
+        {'et': 1_436_264, 't': 2_654_232, 'base': 5_568_696},
+        'affnet/affnet.json',
+        lambda arch, size: _affnet(arch),
+        neck=lambda channels, size: ConvPooling(channels, min(4 * channels, 960)),
+        mixing_stages=(1, 2, 3),
+    ),
+    'DSM': Family(
+        dict(depths=[1, 2, 2, 1], channels=[8, 12, 16, 24], mlp_ratios=[2, 2, 2, 2], num_bands=4),
+        {},
     ),
 }  # fmt: skip
 
@@ -120,16 +187,21 @@ def each_backbone(function: Callable) -> Callable:
     return pytest.mark.parametrize('name', list(OWN))(function)
 
 
+def bare(name: str, **options: Any) -> Backbone:
+    """A tiny network as its constructor leaves it."""
+    return OWN[name](FAMILIES[name].tiny, **FAMILIES[name].options, **options)
+
+
 def tiny(name: str, **options: Any) -> Backbone:
     """A tiny network without drop path, its batch norms with statistics of their own, its scales and gates at work."""
-    model = OWN[name](FAMILIES[name].tiny, **{'drop_path_rate': 0.0, **options})
+    model = bare(name, **{'drop_path_rate': 0.0, **options})
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.8, 1.2, generator=generator)
     for key, parameter in model.named_parameters():
-        if re.search(r'stages\.\d\.bias$|scale[12](\.weight)?$', key):
+        if re.search(r'stages\.\d\.bias$|scale[12](\.weight)?$|selector\.fc2\.weight$', key):
             nn.init.uniform_(parameter, 0.5, 1.0, generator=generator)
     return model
 

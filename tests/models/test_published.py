@@ -12,7 +12,7 @@ from golden.fill_mixers import image
 from mmatm.apis.inference import load_model
 from mmatm.build import build_model
 from mmatm.config import load_config
-from mmatm.models import NormedPooling, RIFormer
+from mmatm.models import RIFormer
 from mmatm.models.whole_model import for_model
 
 NETWORKS = [
@@ -30,7 +30,8 @@ WITH_NAMES = [name for name, family in FAMILIES.items() if family.golden]
 def test_maps_and_gradients(name, network, dtype, tolerance, gradient_tolerance):
     golden = FAMILIES[name].numbers()['networks'][network]
     published = OWN[name].PUBLISHED
-    model = OWN[name](FAMILIES[name].to_arch(golden['arch'], golden.get('image_size')))
+    arch = FAMILIES[name].to_arch({**golden['arch'], 'options': golden.get('options')}, golden.get('image_size'))
+    model = OWN[name](arch, **FAMILIES[name].options)
     model.load_state_dict(golden_weights({**golden['parameter_shapes'], **golden['buffer_shapes']}))
     model = model.to(dtype).eval()
     for case in golden['cases']:
@@ -66,7 +67,11 @@ def test_names_and_shapes(name):
     published = OWN[name].PUBLISHED
     for network, names in FAMILIES[name].numbers()['published_names'].items():
         size = network.rpartition('_')[2]
-        for kind, indices, options in (('', range(4), {}), ('classifier_', [3], FAMILIES[name].classifier_options)):
+        family = FAMILIES[name]
+        for kind, indices, options in (
+            ('', range(4), family.pyramid_options),
+            ('classifier_', [3], family.classifier_options),
+        ):
             theirs = {**names[f'{kind}parameter_shapes'], **names[f'{kind}buffer_shapes']}
             with torch.device('meta'):
                 own = {
@@ -87,9 +92,11 @@ def test_parameter_counts(name):
     for size, count in FAMILIES[name].classifiers.items():
         with torch.device('meta'):
             model = nn.ModuleList([OWN[name](size, out_indices=[3], **FAMILIES[name].classifier_options)])
-            if not model[0].has_norms:
-                model.append(NormedPooling(model[0].out_channels[0]))
-            model.append(nn.Linear(model[0].out_channels[0], 1000))
+            features = model[0].out_channels[0]
+            if FAMILIES[name].neck:
+                model.append(FAMILIES[name].neck(features, size))
+                features = model[1]((torch.empty(2, features, 1, 1),))[0].shape[1]
+            model.append(nn.Linear(features, 1000))
         assert sum(p.numel() for p in model.parameters()) == count, size
 
 

@@ -16,6 +16,7 @@ from mmatm.ops.spectral import (
     filtering,
     idct2,
     irfft2,
+    map_channels,
     resize_bank,
     rfft2,
     star_relu,
@@ -45,6 +46,14 @@ def test_fourier_transform_is_scipys(height, width):
 
 
 @pytest.mark.usefixtures('exporting')
+def test_channels_of_spectra_are_mapped_by_groups():
+    z, weight, bias = draw(2, 6, 4, 3, 2), draw(2, 2, 3, 3, seed=1), draw(2, 2, 3, seed=2)
+    each, w, b = ((y[0] + 1j * y[1]).numpy() for y in (z.movedim(-1, 0), weight, bias))
+    expected = np.einsum('bgixy,gio->bgoxy', each.reshape(2, 2, 3, 4, 3), w) + b[..., None, None]
+    assert_close(torch.view_as_complex(map_channels(z, weight, bias)), torch.from_numpy(expected.reshape(2, 6, 4, 3)))
+
+
+@pytest.mark.usefixtures('exporting')
 @pytest.mark.parametrize(('height', 'width'), SIZES)
 def test_spectra_of_no_real_map(height, width):
     """The inverse transform along H, then along W without the imaginary part of the columns that are real."""
@@ -69,7 +78,7 @@ def test_cosine_transform_is_scipys(height, width):
 def test_cosine_bands(height, width):
     """Against their definition, value by value."""
     number = 8
-    bands = cosine_bands(height, width, number, draw(1))
+    bands = cosine_bands(height, width, number, torch.float64)
     for row in range(height):
         for column in range(width):
             rho = max(row / height, column / width)
@@ -81,7 +90,7 @@ def test_cosine_bands(height, width):
 
 def test_a_constant_map_is_in_the_lowest_band():
     spectrum = dct2(torch.ones(6, 10, dtype=torch.float64))
-    energy = (spectrum * cosine_bands(6, 10, 8, spectrum)).square().sum((1, 2))
+    energy = (spectrum * cosine_bands(6, 10, 8, spectrum.dtype)).square().sum((1, 2))
     assert energy[0] == pytest.approx(60.0)
     assert energy[1:].max() < 1e-20
 
@@ -99,7 +108,9 @@ def plain(x, scale, bias, share, basis, transform):
 def arguments(height, width, transform, dtype=torch.float64):
     spectrum = (height, width // 2 + 1, 2) if transform is FOURIER else (height, width)
     shapes = (2, 3, height, width), (1,), (1,), (2, 3, 4), (4, *spectrum)
-    return [draw(*shape, dtype=dtype, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+    x, scale, bias, share, basis = (draw(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes))
+    share = share.mT.contiguous().mT  # as it comes, with channels as the last axis in memory
+    return [each.requires_grad_() for each in (x, scale, bias, share, basis)]
 
 
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])

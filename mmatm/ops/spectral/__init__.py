@@ -2,7 +2,7 @@
 
 from .cosine import cosine_bands, dct2, idct2
 from .filtering import COSINE, FOURIER, filter_planes, star_relu
-from .fourier import irfft2, multiply, resize_bank, rfft2
+from .fourier import irfft2, map_channels, multiply, resize_bank, rfft2
 
 __all__ = [
     'COSINE',
@@ -12,6 +12,7 @@ __all__ = [
     'filter_planes',
     'idct2',
     'irfft2',
+    'map_channels',
     'multiply',
     'resize_bank',
     'rfft2',

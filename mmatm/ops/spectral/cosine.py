@@ -24,7 +24,9 @@ def idct2(s: Tensor) -> Tensor:
     return _matrix(s.shape[-2], s).transpose(0, 1) @ (s @ _matrix(s.shape[-1], s))
 
 
-def cosine_bands(height: int, width: int, number: int, like: Tensor) -> Tensor:
+def cosine_bands(
+    height: int, width: int, number: int, dtype: torch.dtype = torch.float32, device: torch.device | str = 'cpu'
+) -> Tensor:
     """Splits the frequencies of `dct2` into bands, from low to high.
 
     Band k is a hat function of rho = max(row / H, column / W): 1 at (k + 0.5) / K, linear to 0 at the neighbours'
@@ -33,15 +35,15 @@ def cosine_bands(height: int, width: int, number: int, like: Tensor) -> Tensor:
     Args:
         height, width: H and W.
         number: K.
-        like: Has the dtype and the device.
+        dtype, device: Of the bands.
 
     Returns:
         (K, H, W).
     """
-    row, column = (torch.arange(n, device=like.device).to(like.dtype) / n for n in (height, width))
+    row, column = (torch.arange(n, device=device).to(dtype) / n for n in (height, width))
     place = torch.maximum(row[:, None], column) * number - 0.5
     place = place.clamp(0, number - 1)
-    band = torch.arange(number, device=like.device)[:, None, None]
+    band = torch.arange(number, device=device)[:, None, None]
     return (1 - (place - band).abs()).clamp(min=0)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmatm.ops.precision import without_autocast
+
 from .cosine import dct2, idct2
 from .fourier import column_counts, irfft2, multiply, rfft2
 
@@ -92,7 +94,7 @@ def filter_planes(x: Tensor, scale: Tensor, bias: Tensor, share: Tensor, basis: 
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     share, basis, scale, bias = (each.to(exact) for each in (share, basis, scale, bias))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         if not torch.compiler.is_compiling():
             return _Filter.apply(x, scale, bias, share, basis, transform)
         spectrum = transform.forward(star_relu(x.to(exact), scale, bias))
@@ -126,7 +128,8 @@ class _Filter(torch.autograd.Function):
         transform, width = ctx.transform, x.shape[-1]
         counts = column_counts(width, basis)[:, None] if transform.is_complex else 1
         counted, flat = (basis * counts).flatten(1), basis.flatten(1)
-        for_x, for_share, for_basis = torch.empty_like(x), torch.empty_like(share), torch.zeros_like(flat)
+        for_x, for_share = (torch.empty_like(y, memory_format=torch.contiguous_format) for y in (x, share))
+        for_basis = torch.zeros_like(flat)
         for_scale, for_bias = torch.zeros_like(scale), torch.zeros_like(bias)
         each = (y.flatten(0, 1) for y in (x, share, gradient, for_x, for_share))
         for planes, shares, given, to_x, to_share in _parts(*each):

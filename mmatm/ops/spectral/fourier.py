@@ -87,6 +87,26 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack((ar * br - ai * bi, ar * bi + ai * br), dim=-1)
 
 
+def map_channels(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Complex linear maps of groups of channels, the same ones at all frequencies.
+
+    Args:
+        z: Spectra (B, C, H, columns, 2).
+        weight: (2, G, C / G, C / G) for G groups: real and imaginary part, from and to which channel of a group.
+        bias: (2, G, C / G).
+
+    Returns:
+        (B, C, H, columns, 2).
+    """
+    grouped = z.flatten(2, 3).unflatten(1, weight.shape[1:3])
+    if not torch.compiler.is_exporting():
+        weight = torch.view_as_complex(weight.permute(1, 3, 2, 0).contiguous())
+        bias = torch.view_as_complex(bias.permute(1, 2, 0).contiguous())
+        return torch.view_as_real(weight @ torch.view_as_complex(grouped) + bias[..., None]).view(z.shape)
+    (x, y), (wx, wy), (bx, by) = grouped.unbind(-1), weight.transpose(2, 3), bias[..., None]
+    return torch.stack((wx @ x - wy @ y + bx, wx @ y + wy @ x + by), dim=-1).view(z.shape)
+
+
 def resize_bank(bank: Tensor, height: int, columns: int) -> Tensor:
     """Resizes filters on the frequencies of one size to those of another, as DFFormer's authors do.
 

@@ -1,0 +1,14 @@
+# UperNet + CDFFormer-S18 on ADE20K, 160k iterations. Recipe: ATMNet's stands in; none is published.
+_base_ = '../upernet_atmnet_t_ade20k.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmatm.CDFFormer',
+        arch='s18',
+        bank_size=512,  # as the authors' segmenters
+        drop_path_rate=0.1,
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/cdfformer_s18_in1k.pth'),
+    ),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+    auxiliary_head=dict(in_channels=320),
+)

@@ -1,0 +1,6 @@
+# Semantic FPN + DFFormer-S36 on ADE20K, 40k iterations. Recipe: published by the authors.
+_base_ = './semantic_fpn_dfformer_s18_ade20k.py'
+model = dict(
+    backbone=dict(arch='s36', init_cfg=dict(checkpoint='checkpoints/dfformer_s36_in1k.pth')),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

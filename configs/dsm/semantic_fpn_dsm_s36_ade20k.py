@@ -1,0 +1,6 @@
+# Semantic FPN + DSM reading-S36 on ADE20K, 40k iterations. Recipe: PVT's stands in; none is published.
+_base_ = './semantic_fpn_dsm_s18_ade20k.py'
+model = dict(
+    backbone=dict(arch='s36', drop_path_rate=0.2, init_cfg=dict(checkpoint='checkpoints/backbone_s36_in1k.pth')),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
