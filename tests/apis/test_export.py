@@ -283,10 +283,13 @@ def test_torch_onnx_export_of_whole_networks(kind, size, tmp_path):
     check_torch_onnx_export(kind(size).eval(), tmp_path)
 
 
-@pytest.mark.parametrize('name', ['TransXNet', 'FFNet'])
-def test_torch_onnx_export_of_others(name, tmp_path):
-    """With scales and a position bias that have an effect."""
-    check_torch_onnx_export(tiny(name, out_indices=(0,)).eval(), tmp_path)
+@pytest.mark.parametrize(
+    ('name', 'stage'),
+    [('TransXNet', 0), ('FFNet', 0), ('DFFormer', 0), ('CDFFormer', 2), ('AFFNet', 1), ('DSM', 0)],
+)
+def test_torch_onnx_export_of_others(name, stage, tmp_path):
+    """To the first stage with its own mixer, with scales, biases and filters that have an effect."""
+    check_torch_onnx_export(tiny(name, out_indices=(stage,)).eval(), tmp_path)
 
 
 def check_torch_onnx_export(net, folder):

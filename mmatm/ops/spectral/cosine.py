@@ -56,8 +56,8 @@ def _matrix(length: int, like: Tensor) -> Tensor:
 
 def _make_matrix(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     n = torch.arange(length, device=device)
-    # In whole numbers, as angles of many turns have few digits left.
-    angle = ((2 * n + 1) * n[:, None] % (4 * length)).to(dtype) * (pi / (2 * length))
+    # In whole numbers, as angles of many turns have few digits left. The length is a tensor for ONNX's remainder.
+    angle = ((2 * n + 1) * n[:, None] % (4 * (n[-1] + 1))).to(dtype) * (pi / (2 * length))
     scale = (2 - (n == 0).to(dtype)) / length
     return scale.sqrt()[:, None] * angle.cos()
 

@@ -74,8 +74,8 @@ def _symmetric(column: Tensor) -> Tensor:
 def _waves(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin of each frequency at each place, both (length, length)."""
     n = torch.arange(length, device=like.device)
-    # In whole numbers, as angles of many turns have few digits left.
-    angle = (n[:, None] * n % length).to(like.dtype) * (tau / length)
+    # In whole numbers, as angles of many turns have few digits left. The length is a tensor for ONNX's remainder.
+    angle = (n[:, None] * n % (n[-1] + 1)).to(like.dtype) * (tau / length)
     return angle.cos(), angle.sin()
 
 
