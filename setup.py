@@ -27,4 +27,10 @@ def kernel(folder: str, name: str) -> Extension:
     )
 
 
-setup(ext_modules=[kernel('axial_sampling', 'axial_sample'), kernel('depthwise', 'depthwise')])
+setup(
+    ext_modules=[
+        kernel('axial_sampling', 'axial_sample'),
+        kernel('depthwise', 'depthwise'),
+        kernel('spectral', 'spectral'),
+    ]
+)

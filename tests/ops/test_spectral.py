@@ -11,6 +11,7 @@ from mmatm.ops.spectral import (
     COSINE,
     FOURIER,
     cosine_bands,
+    cpu,
     dct2,
     filter_planes,
     filtering,
@@ -129,6 +130,38 @@ def test_filters_are_the_definition(transform, height, width, planes, monkeypatc
 
 
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])
+@pytest.mark.parametrize(('height', 'width'), [*SIZES, (37, 70)])
+@pytest.mark.parametrize('kernel', [True, False])
+def test_filters_in_float32(transform, height, width, kernel, monkeypatch):
+    """By the CPU kernel and without it, in more than one part and block, against float64."""
+    assert cpu.problem is None
+    monkeypatch.setattr(cpu, '_library', cpu._library if kernel else None)
+    monkeypatch.setitem(filtering._VALUES, 'cpu', 4 * height * width)
+    exact = arguments(height, width, transform)
+    given = [each.detach().float().requires_grad_() for each in exact]
+    got, expected = filter_planes(*given, transform), plain(*exact, transform)
+    gradient = draw(*got.shape, seed=9)
+    found = torch.autograd.grad(got, given, gradient.float())
+    for one, other in zip((got, *found), (expected, *torch.autograd.grad(expected, exact, gradient)), strict=True):
+        assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
+@pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])
+def test_filters_do_not_depend_on_threads(transform):
+    given = arguments(37, 70, transform, torch.float32)
+    results, threads = [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            got = filter_planes(*given, transform)
+            results.append((got, *torch.autograd.grad(got.sin().sum(), given)))
+    finally:
+        torch.set_num_threads(threads)
+    for others in results[1:]:
+        assert_close(others, results[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])
 def test_filters_keep_no_spectra(transform):
     given = arguments(16, 16, transform)
     kept = []
@@ -156,6 +189,20 @@ def test_star_relu():
     assert torch.autograd.gradcheck(star_relu, (x, scale, bias))
 
 
+@pytest.mark.parametrize('size', [1, 7, 70_001])
+def test_star_relu_in_float32(size):
+    """By the CPU kernel, against float64."""
+    exact = [draw(size).requires_grad_(), draw(1, seed=1).requires_grad_(), draw(1, seed=2).requires_grad_()]
+    given = [each.detach().float().requires_grad_() for each in exact]
+    gradient = draw(size, seed=3)
+    expected = exact[1] * F.relu(exact[0]) ** 2 + exact[2]
+    got = star_relu(*given)
+    found = torch.autograd.grad(got, given, gradient.float())
+    for one, other in zip((got, *found), (expected, *torch.autograd.grad(expected, exact, gradient)), strict=True):
+        assert_close(one.double(), other, rtol=1e-5, atol=1e-6 * size**0.5)
+    assert star_relu(torch.tensor([float('nan')]), torch.ones(1), torch.ones(1)).isnan()
+
+
 def test_banks_are_resized_as_images():
     bank = draw(4, 3, 2, 2)
     assert resize_bank(bank, 4, 3) is bank
@@ -172,12 +219,12 @@ def test_banks_are_resized_as_images():
 
 @pytest.mark.parametrize('width', [8, 9])
 def test_inverse_transforms_leave_nothing_to_the_library(width, monkeypatch):
-    """What it is given has the symmetry of a real map's spectrum, of which all libraries make the same."""
+    """Rows that are transformed have the symmetry of a real row's spectrum, of which all libraries make the same."""
     given = []
-    inverse = torch.fft.irfft2
-    monkeypatch.setattr(torch.fft, 'irfft2', lambda z, **options: given.append(z.clone()) or inverse(z, **options))
+    inverse = torch.fft.irfft
+    monkeypatch.setattr(torch.fft, 'irfft', lambda z, **options: given.append(z.clone()) or inverse(z, **options))
     y = irfft2(draw(6, width // 2 + 1, 2), width)
-    assert_close(given[0], torch.fft.rfft2(y, norm='ortho'), rtol=0, atol=1e-12)
+    assert_close(given[0], torch.fft.rfft(y, norm='ortho'), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmatm.ops.precision import without_autocast
 
+from . import cpu
 from .cosine import dct2, idct2
 from .fourier import column_counts, irfft2, multiply, rfft2
 
@@ -50,15 +51,20 @@ def star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    if cpu.takes(x, scale, bias):
+        return cpu.star_relu(x, scale, bias)
     y = F.relu(x).to(torch.promote_types(x.dtype, torch.float32))
     return y.mul_(y).mul_(scale).add_(bias)
 
 
 def _star_gradients(x: Tensor, scale: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of x, of the scale, of the bias."""
+    if cpu.takes(x, scale, gradient):
+        return cpu.star_relu_gradients(x, scale, gradient)
     positive = F.relu(x).to(gradient.dtype)
-    for_scale = torch.dot((gradient * positive).flatten(), positive.flatten())
-    return positive.mul_(gradient).mul_(2 * scale).to(x.dtype), for_scale.view(1), gradient.sum().view(1)
+    product = gradient * positive
+    for_scale = torch.dot(product.flatten(), positive.flatten())
+    return product.mul_(2 * scale).to(x.dtype), for_scale.view(1), gradient.sum().view(1)
 
 
 class _StarRelu(torch.autograd.Function):
@@ -112,9 +118,9 @@ class _Filter(torch.autograd.Function):
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         width, flat = x.shape[-1], basis.flatten(1)
         for planes, shares, to in _parts(x.flatten(0, 1), share.flatten(0, 1), out.flatten(0, 1)):
-            spectrum = transform.forward(_star(planes, scale, bias))
-            filters = (shares @ flat).view(spectrum.shape)
-            to.copy_(transform.inverse(_product(spectrum, filters, transform), width))
+            spectrum = transform.forward(_star(planes, scale, bias)).contiguous()
+            _filter(spectrum, shares, flat, transform)
+            to.copy_(transform.inverse(spectrum, width))
         ctx.save_for_backward(x, scale, bias, share, basis)
         ctx.transform = transform
         return out
@@ -128,19 +134,16 @@ class _Filter(torch.autograd.Function):
         transform, width = ctx.transform, x.shape[-1]
         counts = column_counts(width, basis)[:, None] if transform.is_complex else 1
         counted, flat = (basis * counts).flatten(1), basis.flatten(1)
-        for_x, for_share = (torch.empty_like(y, memory_format=torch.contiguous_format) for y in (x, share))
+        for_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for_share = torch.zeros_like(share, memory_format=torch.contiguous_format)
         for_basis = torch.zeros_like(flat)
         for_scale, for_bias = torch.zeros_like(scale), torch.zeros_like(bias)
         each = (y.flatten(0, 1) for y in (x, share, gradient, for_x, for_share))
         for planes, shares, given, to_x, to_share in _parts(*each):
-            spectrum = transform.forward(_star(planes, scale, bias))
-            given = transform.forward(given.to(scale.dtype))
-            for_filter = _product(_conjugate(spectrum, transform), given, transform).flatten(1)
-            to_share.copy_(for_filter @ counted.T)
-            for_basis.addmm_(shares.T, for_filter)
-            filters = (shares @ flat).view(given.shape)
-            given = transform.inverse(_product(given, _conjugate(filters, transform), transform), width)
-            part, *sums = _star_gradients(planes, scale, given)
+            spectrum = transform.forward(_star(planes, scale, bias)).contiguous()
+            given = transform.forward(given.to(scale.dtype)).contiguous()
+            _filter_gradients(spectrum, shares, flat, counted, given, to_share, for_basis, transform)
+            part, *sums = _star_gradients(planes, scale, transform.inverse(given, width))
             to_x.copy_(part)
             for_scale += sums[0]
             for_bias += sums[1]
@@ -151,6 +154,39 @@ def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of the first axis of each, as many planes of x at once as are to be transformed."""
     size = max(1, _VALUES.get(x.device.type, _VALUES['cuda']) // (x.shape[1] * x.shape[2]))
     return zip(*(each.split(size) for each in (x, *others)), strict=True)
+
+
+def _filter(spectra: Tensor, shares: Tensor, basis: Tensor, transform: Transform) -> None:
+    """Multiplies spectra (P, ...), in place, with filters that shares (P, F) mix of basis (F, values)."""
+    if cpu.takes(spectra, shares, basis):
+        cpu.filter_spectra(spectra, shares, basis, transform.is_complex)
+    else:
+        _product(spectra, (shares @ basis).view(spectra.shape), transform)
+
+
+def _filter_gradients(
+    spectra: Tensor,
+    shares: Tensor,
+    basis: Tensor,
+    counted: Tensor,
+    gradients: Tensor,
+    for_shares: Tensor,
+    for_basis: Tensor,
+    transform: Transform,
+) -> None:
+    """Turns the results' gradients (P, ...), in place, into the spectra's, and adds those of shares and basis.
+
+    counted is basis as the shares' gradients are to count it. The spectra are used up.
+    """
+    if cpu.takes(spectra, shares, basis, gradients):
+        tensors = (spectra, shares, basis, counted, gradients, for_shares, for_basis)
+        cpu.filter_spectra_gradients(*tensors, transform.is_complex)
+        return
+    for_filter = _product(_conjugate(spectra, transform), gradients, transform).flatten(1)
+    for_shares.add_(for_filter @ counted.T)
+    for_basis.addmm_(shares.T, for_filter)
+    filters = (shares @ basis).view(gradients.shape)
+    _product(gradients, _conjugate(filters, transform), transform)
 
 
 def _product(a: Tensor, b: Tensor, transform: Transform) -> Tensor:

@@ -33,23 +33,23 @@ def rfft2(x: Tensor) -> Tensor:
 def irfft2(z: Tensor, width: int) -> Tensor:
     """Transforms spectra back, also those that no real map has.
 
-    Such a spectrum, as a filter without symmetry makes, is first made symmetric: columns 0 and, of an even width, W / 2
-    are averaged with their conjugate mirror images along H. That is what an inverse transform along H does which is
-    followed by one along W that takes no imaginary part of these columns. Libraries differ in what they take of them
-    otherwise.
+    Such a spectrum, as a filter without symmetry makes, is transformed along H, and what is then imaginary of columns 0
+    and, of an even width, W / 2 is dropped before the transform along W. It is as if these columns were averaged with
+    their conjugate mirror images along H before. Libraries differ in what they take of them otherwise.
 
     Args:
-        z: (..., H, W // 2 + 1, 2), float32 or float64. It must not be used any more: its memory may be changed.
+        z: (..., H, W // 2 + 1, 2), float32 or float64.
         width: W.
 
     Returns:
         (..., H, W), of the same dtype.
     """
     if not torch.compiler.is_exporting():
-        z = torch.view_as_complex(z)
-        for column in (0, -1) if width % 2 == 0 else (0,):
-            z[..., column] = _symmetric(z[..., column])
-        return torch.fft.irfft2(z, s=(z.shape[-2], width), norm='ortho')
+        z = torch.view_as_real(torch.fft.ifft(torch.view_as_complex(z), dim=-2, norm='ortho'))
+        z[..., 0, 1] = 0
+        if width % 2 == 0:
+            z[..., -1, 1] = 0
+        return torch.fft.irfft(torch.view_as_complex(z), n=width, norm='ortho')
     real, imaginary = z.unbind(-1)
     cos, sin = _waves(z.shape[-3], z)
     real, imaginary = cos @ real - sin @ imaginary, cos @ imaginary + sin @ real
@@ -63,12 +63,6 @@ def column_counts(width: int, like: Tensor) -> Tensor:
     """How often each column of half a spectrum stands in the whole one, (W // 2 + 1,): once or, mirrored too, twice."""
     column = torch.arange(width // 2 + 1, device=like.device)
     return 2 - (column == 0).to(like.dtype) - (2 * column == width).to(like.dtype)
-
-
-def _symmetric(column: Tensor) -> Tensor:
-    """(..., H) -> its mean with its conjugate mirror image, as the spectrum of a real column is."""
-    mirrored = torch.cat((column[..., :1], column[..., 1:].flip(-1)), dim=-1)
-    return (column + mirrored.conj()) / 2
 
 
 def _waves(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
