@@ -252,7 +252,6 @@ def test_same_bits_each_time(backend):
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
     assert_close(second, first, rtol=0, atol=0)
-    assert_close(first, maps_and_gradients(axial_sample, x, offset, backend='reference'))
 
 
 @pytest.mark.parametrize('size', [(0, 0), (0, 3), (3, 0)])
@@ -284,10 +283,7 @@ for target in (GPUTarget('cuda', 90, 32), GPUTarget('hip', 'gfx942', 64)):
         _, forward = kernels._plan(torch.Size((8, size, size, 64)), 32)
         _, gradient = kernels._x_gradient_plan(torch.Size((8, size, size, 64)), 32)
         for kernel, options in (
-            (kernels._forward, forward),
-            (kernels._offset_gradient, forward),
-            (kernels._add_to_x_gradient, {name: value for name, value in forward.items() if name != 'ON_CHIP'}),
-            (kernels._x_gradient, gradient),
+            (kernels._forward, forward), (kernels._offset_gradient, forward), (kernels._x_gradient, gradient)
         ):
             constants = {name: value for name, value in options.items() if name != 'num_warps'}
             signature = dict.fromkeys(kernel.arg_names, 'i32') | dict.fromkeys(constants, 'constexpr')
@@ -308,7 +304,7 @@ def test_triton_compiles_with_64_bit_places(tmp_path):
     script.write_text(COMPILE)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 16
+    assert len(done.stdout.splitlines()) == 12
 
 
 @pytest.mark.slow

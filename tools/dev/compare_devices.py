@@ -82,7 +82,7 @@ def run(
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
         maps = model(images.to(device, dtype))
     sum((y.double() * torch.linspace(-1, 1, y.numel(), device=device).view(y.shape)).mean() for y in maps).backward()
-    found = [y.detach().double().cpu() for y in maps], [p.grad.double().cpu() for p in model.parameters()]
+    found = [y.detach().double().cpu() for y in maps], [p.grad.double().cpu().clone() for p in model.parameters()]
     model.to('cpu', torch.float32).load_state_dict(state)  # batch norms too
     return found
 

@@ -32,8 +32,8 @@ def axial_sample(x: Tensor, offset: Tensor, backend: str | None = None) -> tuple
 
     This is the token selection of the paper's section "Active Token Mixer". Under autocast x is sampled in autocast's
     type, as a matrix product would take it; offsets never are. Interpolation is done in float32, or in float64 where x
-    is float64. The kernels' backward pass cannot be differentiated again; the reference's can. It gives the same bits
-    each time, on a GPU under `torch.use_deterministic_algorithms` only.
+    is float64. The kernels' backward pass gives the same bits each time, and cannot be differentiated again; the
+    reference's can.
 
     Args:
         x: Token map (B, H, W, C), floating.

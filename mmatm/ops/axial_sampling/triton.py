@@ -1,8 +1,4 @@
-"""The GPU kernels, in Triton, for NVIDIA and AMD.
-
-The gradient by x has two forms. The usual one adds atomically, in any order, so that rounding differs from run to run.
-Under `torch.use_deterministic_algorithms` the tokens of a line are taken one after the other, which is slower and gives
-the same bits each time, as all else here does.
+"""The GPU kernels, in Triton, for NVIDIA and AMD. None uses atomics: they give the same bits each time.
 
 A program works on one line (a row where axis is 0, a column where it is 1) and on a block of groups, whose channels are
 the lanes of its tiles (tokens, lanes). Places in memory are computed in 64 bits; a line itself has fewer than 2^31
@@ -122,35 +118,6 @@ def _offset_gradient(
 
 
 @triton.jit
-def _add_to_x_gradient(
-    offset, gradient, x_gradient, batch, height, width, C: tl.constexpr, G: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr,
-):  # fmt: skip
-    """Adds both axes' shares to x's gradient (B, H, W, C), which starts as x's own third of `gradient`."""
-    number, block, axis = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    if number >= batch * tl.where(axis == 0, height, width):
-        return
-    start, step, length = _line(axis, number, height, width)
-    group, channel, real = _lanes(block, C, G, BLOCK_G, BLOCK_S)
-    offset += (start * 2 + axis) * G + group
-    gradient += (start * 3 + axis) * C + channel
-    x_gradient += start * C + channel
-    first = 0
-    while first < length:
-        token = first + tl.arange(0, BLOCK_T)[:, None]
-        at = token * step
-        mask = (token < length) & real
-        shift = tl.load(offset + at * (2 * G), mask=mask, other=0)
-        value = tl.load(gradient + at * (3 * C), mask=mask, other=0).to(shift.dtype)
-        place, fraction = _locate(shift, token, length)
-        to = x_gradient + place * (step * C)
-        tl.atomic_add(to, (1 - fraction) * value, mask=mask & (place >= 0), sem='relaxed')
-        inside = mask & (place >= -1) & (place + 1 < length)
-        tl.atomic_add(to + step * C, fraction * value, mask=inside, sem='relaxed')
-        first += BLOCK_T
-
-
-@triton.jit
 def _x_gradient(
     offset, gradient, x_gradient, axis, height, width, C: tl.constexpr, G: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr,
@@ -238,11 +205,6 @@ def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor,
             _offset_gradient[(b * max(h, w), blocks, 2)](
                 sampled, offset, gradient, offset_gradient, b, h, w, **constants
             )
-            if not torch.are_deterministic_algorithms_enabled():
-                x_gradient.copy_(gradient[..., 2 * shape[3] :])
-                del constants['ON_CHIP']
-                _add_to_x_gradient[(b * max(h, w), blocks, 2)](offset, gradient, x_gradient, b, h, w, **constants)
-                return x_gradient.to(sampled.dtype), offset_gradient
             blocks, constants = _x_gradient_plan(shape, groups)
             for axis, lines in ((0, b * h), (1, b * w)):
                 _x_gradient[(lines, blocks)](offset, gradient, x_gradient, axis, h, w, **constants)
