@@ -1,7 +1,9 @@
 """Loads the CPU kernels: C++ libraries that are built when mmatm is installed, and called through ctypes."""
 
 import ctypes
+import functools
 import platform
+import warnings
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,12 @@ _BUILD = (
     'reinstall mmatm on a machine with a C++ compiler: `pip install --force-reinstall --no-deps --no-cache-dir`, in a '
     'clone followed by `-e .`'
 )
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Warns of what runs slower than it could, once for each message."""
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def load_library(folder: Path, name: str) -> ctypes.CDLL | str:

@@ -132,10 +132,12 @@ def test_filters_are_the_definition(transform, height, width, planes, monkeypatc
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])
 @pytest.mark.parametrize(('height', 'width'), [*SIZES, (37, 70)])
 @pytest.mark.parametrize('kernel', [True, False])
-def test_filters_in_float32(transform, height, width, kernel, monkeypatch):
+def test_filters_in_float32(transform, height, width, kernel, monkeypatch, capsys):
     """By the CPU kernel and without it, in more than one part and block, against float64."""
     assert cpu.problem is None
-    monkeypatch.setattr(cpu, '_library', cpu._library if kernel else None)
+    if not kernel:
+        monkeypatch.setattr(cpu, 'problem', 'it was taken away')
+        monkeypatch.setattr(cpu, 'say_once', print)
     monkeypatch.setitem(filtering._VALUES, 'cpu', 4 * height * width)
     exact = arguments(height, width, transform)
     given = [each.detach().float().requires_grad_() for each in exact]
@@ -144,6 +146,7 @@ def test_filters_in_float32(transform, height, width, kernel, monkeypatch):
     found = torch.autograd.grad(got, given, gradient.float())
     for one, other in zip((got, *found), (expected, *torch.autograd.grad(expected, exact, gradient)), strict=True):
         assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+    assert ('which is slower: it was taken away' in capsys.readouterr().out) == (not kernel)
 
 
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])

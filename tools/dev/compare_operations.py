@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Times this project's small operations beside PyTorch's, on the CPU, for docs/decisions.md: milliseconds, medians."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from mmatm.models.layers import Pointwise
 from mmatm.ops.biased_attention import cubic_taps, resize_flat
 from mmatm.ops.depthwise import depthwise
+from mmatm.ops.spectral import dct2
 from mmatm.utils.environment import environment
 
 
@@ -22,6 +24,13 @@ def main() -> None:
         for size in (3, 5, 7):
             compare_depthwise(channels, side, size)
         compare_pointwise(channels, side)
+    for length in (7, 14, 28, 56, 128, 200, 336, 512):
+        maps = torch.randn(max(1, 2**21 // length**2), length, length)
+        compare(
+            f'cosine transform of {len(maps)} maps of {length}x{length}, by matrices and by FFT',
+            lambda maps=maps: dct2(maps),
+            lambda maps=maps: cosine_by_fft(cosine_by_fft(maps).mT).mT,
+        )
     table = torch.randn(1, 1, 56**2, 49)
     compare(
         'position bias of 128x128 queries and 16x16 keys',
@@ -51,6 +60,17 @@ def compare_depthwise(channels: int, side: int, size: int) -> None:
     name = f'depthwise {size}x{size}, {channels} channels of {side}x{side}'
     compare(f'{name}, forward', without_gradient(ours), without_gradient(theirs))
     compare(f'{name}, both passes', lambda: ours().sum().backward(), lambda: theirs().sum().backward())
+
+
+def cosine_by_fft(x: Tensor) -> Tensor:
+    """The orthonormal DCT-II of rows (..., N), by an FFT of the same length."""
+    n = x.shape[-1]
+    turns = torch.arange(n // 2 + 1) * (-math.pi / (2 * n))
+    z = torch.fft.rfft(torch.cat((x[..., ::2], x[..., 1::2].flip(-1)), dim=-1))
+    z = z * torch.polar(torch.full_like(turns, math.sqrt(2 / n)), turns)
+    y = torch.cat((z.real, -z.imag[..., 1 : (n + 1) // 2].flip(-1)), dim=-1)
+    y[..., 0] *= math.sqrt(0.5)
+    return y
 
 
 def compare_pointwise(channels: int, side: int) -> None:

@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmatm.ops.cpu_library import say_once
 from mmatm.ops.onnx_forms import in_onnx_export
 
 from . import cpu, reference
@@ -93,7 +93,7 @@ def _choose(x: Tensor, backend: str | None) -> str:
             return name
         reasons.append(reason)
     if not torch.compiler.is_compiling() and not x.is_meta:
-        _say_once(f'axial sampling uses the reference implementation, which is slower: {"; ".join(reasons)}')
+        say_once(f'axial sampling uses the reference implementation, which is slower: {"; ".join(reasons)}')
     return 'reference'
 
 
@@ -121,11 +121,6 @@ def _find_triton_problem() -> str | None:
     if not any(map(shutil.which, (os.environ.get('CC', ''), 'cc', 'gcc', 'clang'))):
         return 'the Triton kernels need a C compiler (gcc or clang), which is not installed'
     return None
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 def _stacked_reference(x: Tensor, offset: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The GPU kernels, in Triton, for NVIDIA and AMD. None uses atomics: they give the same bits each time.
 
-A program works on one line (a row where axis is 0, a column where it is 1) and on a block of groups, whose channels are
-the lanes of its tiles (tokens, lanes). Places in memory are computed in 64 bits; a line itself has fewer than 2^31
-tokens.
+In the forward pass and for the gradient by the offsets, each token and group is computed by itself: what neighbours
+read of the map comes from the caches. For the gradient by x, a program owns a line (a row where axis is 0, a column
+where it is 1) and a block of groups, whose channels are its lanes. Places in memory are computed in 64 bits; a line
+itself has fewer than 2^31 tokens.
 """
 
 from typing import Any
@@ -12,10 +13,79 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Values in a tile, 32 in each thread of 4 warps, which leaves room for the others in registers.
-_TILE = 4096
-# 16 lanes are 32 bytes of a half type, the least that a GPU reads from memory.
-_LANES = 16, 64
+# Values that a program of 4 warps computes at once.
+_VALUES = 1024
+
+
+@triton.jit
+def _locate(offset, token, length):
+    """The first of the two tokens that a sample reads, and the fraction of the way to the second."""
+    whole = tl.floor(offset)
+    position = token + whole
+    inside = (position >= -1) & (position < length)  # false for NaN
+    return tl.where(inside, position, -2).to(tl.int32), tl.where(inside, offset - whole, 0)
+
+
+@triton.jit
+def _tile(offset, count, height, width, C: tl.constexpr, G: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr):
+    """Of BLOCK pairs of token and group, (BLOCK, 1), of which there are `count`: the token, its row and column, its
+    channels (BLOCK, LANES), which of these and which pairs there are, and the places of both offsets with these."""
+    S: tl.constexpr = C // G
+    pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    lane = tl.arange(0, LANES)[None, :]
+    token, group = pair // G, pair % G
+    row, column = (token // width % height).to(tl.int32), (token % width).to(tl.int32)
+    exists = pair < count
+    at = token * (2 * G) + group
+    by_column = tl.load(offset + at, mask=exists, other=0)
+    by_row = tl.load(offset + (at + G), mask=exists, other=0)
+    return token, row, column, group * S + lane, exists & (lane < S), exists, at, by_column, by_row
+
+
+@triton.jit
+def _read(x, at, offset, token, length, step, real):
+    """The two values between which an offset points, zeros outside the line, and the fraction of the way.
+
+    The token's own value is at `at`, its neighbours' are `step` values apart.
+    """
+    first, fraction = _locate(offset, token, length)
+    at += (first - token).to(tl.int64) * step
+    v0 = tl.load(x + at, mask=real & (first >= 0), other=0).to(offset.dtype)
+    v1 = tl.load(x + (at + step), mask=real & (first >= -1) & (first + 1 < length), other=0).to(offset.dtype)
+    return v0, v1, fraction
+
+
+@triton.jit
+def _forward(
+    x, offset, sampled, count, height, width, C: tl.constexpr, G: tl.constexpr,
+    BLOCK: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """x (B, H, W, C), offset (B, H, W, 2G) -> sampled (B, H, W, 3C): x_w, x_h and x."""
+    token, row, column, channel, real, _, _, by_column, by_row = _tile(offset, count, height, width, C, G, BLOCK, LANES)
+    own, to = token * C + channel, token * (3 * C) + channel
+    v0, v1, fraction = _read(x, own, by_column, column, width, C, real)
+    tl.store(sampled + to, (1 - fraction) * v0 + fraction * v1, mask=real)
+    v0, v1, fraction = _read(x, own, by_row, row, height, width.to(tl.int64) * C, real)
+    tl.store(sampled + (to + C), (1 - fraction) * v0 + fraction * v1, mask=real)
+    tl.store(sampled + (to + 2 * C), tl.load(x + own, mask=real), mask=real)
+
+
+@triton.jit
+def _offset_gradient(
+    sampled, offset, gradient, offset_gradient, count, height, width, C: tl.constexpr, G: tl.constexpr,
+    BLOCK: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """sampled and its gradient (B, H, W, 3C), offset (B, H, W, 2G) -> the gradient of offset."""
+    token, row, column, channel, real, exists, at, by_column, by_row = _tile(
+        offset, count, height, width, C, G, BLOCK, LANES
+    )
+    own = token * (3 * C) + channel
+    v0, v1, _ = _read(sampled, own + 2 * C, by_column, column, width, 3 * C, real)
+    slope = tl.load(gradient + own, mask=real, other=0).to(offset.dtype.element_ty) * (v1 - v0)
+    tl.store(offset_gradient + at, tl.sum(slope, axis=1)[:, None], mask=exists)
+    v0, v1, _ = _read(sampled, own + 2 * C, by_row, row, height, width.to(tl.int64) * (3 * C), real)
+    slope = tl.load(gradient + (own + C), mask=real, other=0).to(offset.dtype.element_ty) * (v1 - v0)
+    tl.store(offset_gradient + (at + G), tl.sum(slope, axis=1)[:, None], mask=exists)
 
 
 @triton.jit
@@ -32,89 +102,6 @@ def _lanes(block, C: tl.constexpr, G: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK
     lane = tl.arange(0, BLOCK_G * BLOCK_S)[None, :]
     group = block * BLOCK_G + lane // BLOCK_S
     return group, group * S + lane % BLOCK_S, (group < G) & (lane % BLOCK_S < S)
-
-
-@triton.jit
-def _locate(offset, token, length):
-    """The first of the two tokens that a sample reads, and the fraction of the way to the second."""
-    whole = tl.floor(offset)
-    position = token + whole
-    inside = (position >= -1) & (position < length)  # false for NaN
-    return tl.where(inside, position, -2).to(tl.int32), tl.where(inside, offset - whole, 0)
-
-
-@triton.jit
-def _read(line, tile, place, length, stride, real, ON_CHIP: tl.constexpr):
-    """Tokens `place` of a line, zero outside it; from the tile if that holds the whole line."""
-    inside = (place >= 0) & (place < length)
-    if ON_CHIP:
-        return tl.where(inside, tl.gather(tile, tl.where(inside, place, 0), axis=0), 0)
-    else:
-        return tl.load(line + place * stride, mask=inside & real, other=0).to(tile.dtype)
-
-
-@triton.jit
-def _sample(
-    x, stride, offset, first, step, length, real,
-    G: tl.constexpr, BLOCK_T: tl.constexpr, ON_CHIP: tl.constexpr,
-):  # fmt: skip
-    """Of BLOCK_T tokens: their places, which exist, their values, the two tokens that each samples, the fraction."""
-    token = first + tl.arange(0, BLOCK_T)[:, None]
-    at = token * step
-    mask = (token < length) & real
-    shift = tl.load(offset + at * (2 * G), mask=mask, other=0)
-    tile = tl.load(x + at * stride, mask=mask, other=0).to(shift.dtype)
-    place, fraction = _locate(shift, token, length)
-    v0 = _read(x, tile, place, length, step * stride, real, ON_CHIP)
-    v1 = _read(x, tile, place + 1, length, step * stride, real, ON_CHIP)
-    return at, mask, tile, v0, v1, fraction
-
-
-@triton.jit
-def _forward(
-    x, offset, sampled, batch, height, width, C: tl.constexpr, G: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr, ON_CHIP: tl.constexpr,
-):  # fmt: skip
-    """x (B, H, W, C), offset (B, H, W, 2G) -> sampled (B, H, W, 3C): x_w, x_h and x."""
-    number, block, axis = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    if number >= batch * tl.where(axis == 0, height, width):
-        return
-    start, step, length = _line(axis, number, height, width)
-    group, channel, real = _lanes(block, C, G, BLOCK_G, BLOCK_S)
-    x += start * C + channel
-    offset += (start * 2 + axis) * G + group
-    sampled += start * 3 * C + channel
-    first = 0
-    while first < length:
-        at, mask, tile, v0, v1, fraction = _sample(x, C, offset, first, step, length, real, G, BLOCK_T, ON_CHIP)
-        tl.store(sampled + (at * 3 + axis) * C, (1 - fraction) * v0 + fraction * v1, mask=mask)
-        tl.store(sampled + (at * 3 + 2) * C, tile, mask=mask & (axis == 0))
-        first += BLOCK_T
-
-
-@triton.jit
-def _offset_gradient(
-    sampled, offset, gradient, offset_gradient, batch, height, width, C: tl.constexpr, G: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr, ON_CHIP: tl.constexpr,
-):  # fmt: skip
-    """sampled and its gradient (B, H, W, 3C), offset (B, H, W, 2G) -> the gradient of offset."""
-    number, block, axis = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    if number >= batch * tl.where(axis == 0, height, width):
-        return
-    start, step, length = _line(axis, number, height, width)
-    group, channel, real = _lanes(block, C, G, BLOCK_G, BLOCK_S)
-    x = sampled + ((start * 3 + 2) * C + channel)
-    offset += (start * 2 + axis) * G + group
-    gradient += (start * 3 + axis) * C + channel
-    first = 0
-    while first < length:
-        at, mask, tile, v0, v1, _ = _sample(x, 3 * C, offset, first, step, length, real, G, BLOCK_T, ON_CHIP)
-        slope = tl.load(gradient + at * (3 * C), mask=mask, other=0).to(tile.dtype) * (v1 - v0)
-        slope = tl.sum(tl.reshape(slope, (BLOCK_T, BLOCK_G, BLOCK_S)), axis=2)
-        g = block * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]
-        to = offset_gradient + (((start + at) * 2 + axis) * G + g)
-        tl.store(to, slope, mask=(at < length * step) & (g < G))
-        first += BLOCK_T
 
 
 @triton.jit
@@ -159,25 +146,21 @@ def _x_gradient(
         token += 1
 
 
-def _plan(shape: torch.Size, groups: int, lanes: tuple[int, int] = _LANES) -> tuple[int, dict[str, Any]]:
-    """The number of blocks of groups, and the kernels' constants, for a map (B, H, W, C)."""
-    channels = shape[3]
-    longest = triton.next_power_of_2(max(shape[1:3]))
-    block_s = triton.next_power_of_2(channels // groups)
-    wanted = min(max(_TILE // longest, lanes[0]), lanes[1])
-    block_g = min(max(wanted // block_s, 1), triton.next_power_of_2(groups))
-    width = block_g * block_s
-    on_chip = longest * width <= 2 * _TILE
-    block_t = longest if on_chip else max(_TILE // width, 1)
-    constants = dict(C=channels, G=groups, BLOCK_G=block_g, BLOCK_S=block_s, BLOCK_T=block_t, ON_CHIP=on_chip)
-    return triton.cdiv(groups, block_g), dict(constants, num_warps=min(max(block_t * width // 1024, 1), 8))
+def _plan(shape: torch.Size, groups: int) -> tuple[int, dict[str, Any]]:
+    """The number of programs, and the kernels' constants, for a map (B, H, W, C)."""
+    lanes = triton.next_power_of_2(shape[3] // groups)
+    block = max(_VALUES // lanes, 1)
+    programs = triton.cdiv(shape[0] * shape[1] * shape[2] * groups, block)
+    return programs, dict(C=shape[3], G=groups, BLOCK=block, LANES=lanes, num_warps=4)
 
 
 def _x_gradient_plan(shape: torch.Size, groups: int) -> tuple[int, dict[str, Any]]:
+    """The number of blocks of groups, and the kernel's constants, for a map (B, H, W, C)."""
+    lanes = triton.next_power_of_2(shape[3] // groups)
+    block = min(max(32 // lanes, 1), triton.next_power_of_2(groups))
     # One warp: these programs mostly wait for memory, token by token, and only many of them at a time hide that.
-    blocks, constants = _plan(shape, groups, lanes=(32, 32))
-    del constants['ON_CHIP']
-    return blocks, dict(constants, BLOCK_T=16, num_warps=1)
+    constants = dict(C=shape[3], G=groups, BLOCK_G=block, BLOCK_S=lanes, BLOCK_T=16, num_warps=1)
+    return triton.cdiv(groups, block), constants
 
 
 def forward(x: Tensor, offset: Tensor) -> Tensor:
@@ -186,9 +169,10 @@ def forward(x: Tensor, offset: Tensor) -> Tensor:
     b, h, w, c = x.shape
     sampled = x.new_empty((b, h, w, 3 * c))
     if x.numel():
-        blocks, constants = _plan(x.shape, offset.shape[3] // 2)
+        groups = offset.shape[3] // 2
+        programs, constants = _plan(x.shape, groups)
         with torch.cuda.device_of(x):
-            _forward[(b * max(h, w), blocks, 2)](x, offset, sampled, b, h, w, **constants)
+            _forward[(programs,)](x, offset, sampled, b * h * w * groups, h, w, **constants)
     return sampled
 
 
@@ -201,9 +185,9 @@ def backward(sampled: Tensor, offset: Tensor, gradient: Tensor) -> tuple[Tensor,
     groups = offset.shape[3] // 2
     if sampled.numel():
         with torch.cuda.device_of(sampled):
-            blocks, constants = _plan(shape, groups)
-            _offset_gradient[(b * max(h, w), blocks, 2)](
-                sampled, offset, gradient, offset_gradient, b, h, w, **constants
+            programs, constants = _plan(shape, groups)
+            _offset_gradient[(programs,)](
+                sampled, offset, gradient, offset_gradient, b * h * w * groups, h, w, **constants
             )
             blocks, constants = _x_gradient_plan(shape, groups)
             for axis, lines in ((0, b * h), (1, b * w)):

@@ -4,14 +4,14 @@ PyTorch's gradient by kernels of 5x5 and 7x7 takes ten times as long as its forw
 kernel for float32. Everywhere else, and in graphs, it is PyTorch's convolution.
 """
 
-import functools
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from mmatm.ops.cpu_library import say_once
 
 from . import cpu
 
@@ -57,13 +57,8 @@ def _takes(x: Tensor, weight: Tensor) -> bool:
     ):
         return False
     if cpu.problem:
-        _say_once(f"depthwise convolutions are PyTorch's, which are slower in training: {cpu.problem}")
+        say_once(f"depthwise convolutions are PyTorch's, which are slower in training: {cpu.problem}")
     return cpu.problem is None
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 class _Depthwise(torch.autograd.Function):

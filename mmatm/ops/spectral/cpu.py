@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmatm.ops.cpu_library import load_library
+from mmatm.ops.cpu_library import load_library, say_once
 
 _loaded = load_library(Path(__file__).parent, 'spectral')
 _library, problem = (None, _loaded) if isinstance(_loaded, str) else (_loaded, None)
@@ -18,8 +18,11 @@ if _library is not None:
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether the kernels compute with these."""
-    return _library is not None and all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
+    """Whether the kernels compute with these; if they are not there, that is said once."""
+    fits = all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
+    if fits and problem:
+        say_once(f'StarReLU and filters of spectra are computed by PyTorch, which is slower: {problem}')
+    return fits and problem is None
 
 
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
