@@ -1,10 +1,15 @@
 # UperNet + a small CDFFormer on the images of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
 _base_ = '../upernet_atmnet_mini_shapes.py'
+
+# Wider than the other small ones: it starts from normals of one width for any number of channels.
+channels = [64, 96, 128, 192]
 model = dict(
     backbone=dict(
         _delete_=True,
         type='mmatm.CDFFormer',
-        arch=dict(depths=[2, 2, 4, 2], channels=[32, 64, 96, 128], mlp_ratios=[4, 4, 4, 4], num_filters=4),
+        arch=dict(depths=[2, 2, 4, 2], channels=channels, mlp_ratios=[4, 4, 4, 4], num_filters=4),
         bank_size=96,
     ),
+    decode_head=dict(in_channels=channels),
+    auxiliary_head=dict(in_channels=channels[2]),
 )

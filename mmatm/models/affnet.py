@@ -19,7 +19,7 @@ from .layers import ConvNorm, DropPath
 from .loading import Published
 from .stage import Stage
 
-# Name of an activation -> what makes it, given the channels.
+# Name of an activation -> what makes it, given for how many channels it has parameters of their own.
 ACTIVATIONS = {'silu': lambda channels: nn.SiLU(), 'relu': lambda channels: nn.ReLU(), 'prelu': nn.PReLU}
 
 
@@ -132,7 +132,7 @@ class AdaptiveFrequencyFilter(nn.Module):
         each = channels // self.GROUPS
         self.w1, self.w2 = (nn.Parameter(torch.empty(2, self.GROUPS, each, each)) for _ in range(2))
         self.b1, self.b2 = (nn.Parameter(torch.empty(2, self.GROUPS, each)) for _ in range(2))
-        self.act_real, self.act_imaginary = (ACTIVATIONS[act](channels) for _ in range(2))
+        self.act_real, self.act_imaginary = (ACTIVATIONS[act](1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""

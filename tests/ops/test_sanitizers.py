@@ -43,7 +43,7 @@ def build(tmp_path_factory):
 
 @pytest.mark.parametrize(
     'source',
-    ['axial_sampling/axial_sample.cpp', 'depthwise/depthwise.cpp'],
+    ['axial_sampling/axial_sample.cpp', 'depthwise/depthwise.cpp', 'spectral/spectral.cpp'],
     ids=lambda source: source.partition('/')[0],
 )
 def test_the_cpu_kernel_on_random_cases(build, source):
