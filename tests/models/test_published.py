@@ -161,6 +161,9 @@ def test_riformer_is_mmpretrains(classifier, tmp_path):
 CLASSIFIERS = {
     'TransXNet': ('transxnet_t', FAMILIES['TransXNet'].tiny),
     'FFNet': ('ffnet_1', {**FAMILIES['FFNet'].tiny, 'mlp_kernels': [3, 3, 3, 3], 'layer_scale': False}),
+    'DFFormer': ('dfformer_s18', FAMILIES['DFFormer'].tiny),
+    'CDFFormer': ('cdfformer_s18', FAMILIES['CDFFormer'].tiny),
+    'AFFNet': ('affnet_et', FAMILIES['AFFNet'].tiny),
 }
 
 
@@ -172,8 +175,10 @@ def test_logits_of_the_authors_classifiers(name, tmp_path):
     cfg = load_config(f'configs/{name.lower()}/{size}_in1k.py')
     cfg.model.backbone.arch = arch
     cfg.model.head.update(in_channels=arch['channels'][-1], num_classes=5)
-    if cfg.model.neck.type == 'mmatm.NormedPooling':
+    if cfg.model.neck.type.startswith('mmatm.'):
         cfg.model.neck.channels = arch['channels'][-1]
+    if 'out_channels' in cfg.model.neck:
+        cfg.model.neck.out_channels = cfg.model.head.in_channels = 4 * arch['channels'][-1]
     names = FAMILIES[name].numbers()['published_names'][size]
     theirs = [*names['classifier_parameter_shapes'], *names['classifier_buffer_shapes']]
     shapes = {key: list(weight.shape) for key, weight in build_model(cfg).state_dict().items()}
@@ -183,7 +188,7 @@ def test_logits_of_the_authors_classifiers(name, tmp_path):
     if name == 'TransXNet':
         file['classifier.2.weight'] = file['classifier.2.weight'][..., None, None]
     container = published.containers[0]
-    torch.save({container: file, 'epoch': 1}, tmp_path / 'theirs.pth.tar')
+    torch.save(file if 'DFF' in name else {container: file, 'epoch': 1}, tmp_path / 'theirs.pth.tar')
     model = load_model(cfg, str(tmp_path / 'theirs.pth.tar'))
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -192,10 +197,23 @@ def test_logits_of_the_authors_classifiers(name, tmp_path):
         if name == 'FFNet':
             y = batch_norm(y, file, 'norm.')
             expected = F.linear(y.mean((2, 3)), file['head.weight'], file['head.bias'])
+        elif name == 'AFFNet':
+            y = F.conv2d(y, file['conv_1x1_exp.block.conv.weight'])
+            y = F.silu(batch_norm(y, file, 'conv_1x1_exp.block.norm.'))
+            expected = F.linear(y.mean((2, 3)), file['classifier.fc.weight'], file['classifier.fc.bias'])
+        elif name != 'TransXNet':
+            y = layer_norm(y.mean((2, 3)), file, 'norm.', 1e-6)
+            y = F.relu(F.linear(y, file['head.fc1.weight'], file['head.fc1.bias'])).square()
+            y = layer_norm(y, file, 'head.norm.', 1e-5)
+            expected = F.linear(y, file['head.fc2.weight'], file['head.fc2.bias'])
         else:
             mean = y.mean((2, 3), keepdim=True)
             expected = F.conv2d(mean, file['classifier.2.weight'], file['classifier.2.bias']).flatten(1)
     assert_close(logits, (expected,) if isinstance(logits, tuple) else expected)
+
+
+def layer_norm(x, weights, prefix, eps):
+    return F.layer_norm(x, x.shape[-1:], weights[f'{prefix}weight'], weights[f'{prefix}bias'], eps)
 
 
 def batch_norm(x, weights, prefix):

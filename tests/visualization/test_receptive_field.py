@@ -100,9 +100,9 @@ def test_points_are_in_pixels_of_the_file(image):
     'make',
     [
         *(lambda: ATMNet(MINI), lambda: CASViT(STAGES), lambda: RIFormer({**STAGES, 'layer_scale': 1.0})),
-        *(lambda: tiny('TransXNet'), lambda: tiny('FFNet')),
+        *(lambda: tiny('TransXNet'), lambda: tiny('FFNet'), lambda: tiny('DFFormer'), lambda: tiny('DSM')),
     ],
-    ids=['ATMNet', 'CASViT', 'RIFormer', 'TransXNet', 'FFNet'],
+    ids=['ATMNet', 'CASViT', 'RIFormer', 'TransXNet', 'FFNet', 'DFFormer', 'DSM'],
 )
 def test_receptive_field_is_the_derivative(image, make):
     """Against finite differences in float64."""
@@ -112,7 +112,7 @@ def test_receptive_field_is_the_derivative(image, make):
     layer, token, pixel, step = 'stages.2.blocks.0', (2, 3), (37, 52), 1e-6
 
     def token_of(output):
-        return output[token] if isinstance(model, ATMNet) else output[(slice(None), *token)]
+        return output[token] if model.CHANNELS_LAST else output[(slice(None), *token)]
 
     def token_sum(inputs):
         found = []
