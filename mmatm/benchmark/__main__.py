@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         profiles={},
     )
     levels = [level for level in LEVELS if level in args.levels]
-    for problem in problems(levels, args.backbones, args.device, args.shape, args.peers):
+    for problem in problems(levels, args.backbones, args.device, args.shape, args.peers, args.batch):
         entry = measure(problem, args)
         report['results'].append(entry)
         figures = ', '.join(f'{way} {figures["median_ms"]:.2f} ms' for way, figures in entry['ways'].items())
@@ -71,8 +71,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         '--backbones', nargs='+', metavar='TYPE:ARCH', help='other backbones: mmatm.CASViT:s mmatm.RIFormer:s12'
     )
     parser.add_argument(
-        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='of the images for whole backbones, one at a time'
+        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='of the images for whole backbones, `--batch` at a time'
     )
+    parser.add_argument('--batch', type=int, default=1, help='images at once with --shape; default: %(default)s')
     parser.add_argument('--no-peers', dest='peers', action='store_false', help="leave out the toolboxes' backbones")
     parser.add_argument('--autocast', choices=_TYPES, help='default: none on the CPU, bf16 on a GPU')
     parser.add_argument('--compile', action='store_true', help='compile everything with torch.compile')
@@ -104,8 +105,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     args.name = '-'.join(
         [args.device, *([] if args.autocast == usual else [args.autocast]), *(['compiled'] if args.compile else [])]
         + chosen
-        + (['{}x{}'.format(*args.shape)] if args.shape else [])
+        + (['x'.join(map(str, [*[args.batch] * (args.batch > 1), *args.shape]))] if args.shape else [])
     )
+    if args.batch != 1 and not args.shape:
+        parser.error('--batch is for --shape; the usual sizes have batches of their own')
     if args.docs:
         try:
             split_docs(args.docs / 'benchmarks.md', args.name)

@@ -125,6 +125,7 @@ def problems(
     device: str,
     shape: tuple[int, int] | None = None,
     peers: bool = True,
+    batch: int = 1,
 ) -> list[Problem]:
     """All problems of some levels; batches fit the device.
 
@@ -132,8 +133,9 @@ def problems(
         levels: Of `LEVELS`.
         backbones: The `type` and size of those to measure at the level of whole backbones.
         device: ``'cpu'`` or ``'cuda'``.
-        shape: (H, W) of images for whole backbones, one at a time, in place of the usual ones.
+        shape: (H, W) of images for whole backbones in place of the usual ones.
         peers: Whether whole backbones are measured beside those of the toolboxes.
+        batch: Images at once, with `shape`.
     """
     batches = {'inference': {224: 64, 512: 16}, 'training': {224: 64, 512: 16}}
     if device == 'cpu':
@@ -143,7 +145,14 @@ def problems(
         if level == 'backbone':
             found += [
                 Problem(
-                    level, arch, 1 if shape else batches[mode][size[0]], *size, mode == 'training', None, kind, peers
+                    level,
+                    arch,
+                    batch if shape else batches[mode][size[0]],
+                    *size,
+                    mode == 'training',
+                    None,
+                    kind,
+                    peers,
                 )
                 for kind, arch in backbones
                 for size in ([shape] if shape else [(224, 224), (512, 512)])
@@ -153,9 +162,9 @@ def problems(
                 found.append(Problem(level, 't', 8, 224, 224, training=False))
         else:
             sizes = ((64, 64), (512, 512), (800, 1280)) if level == 'operation' else ((512, 512),)
-            batch = 1 if device == 'cpu' else 8
+            several = 1 if device == 'cpu' else 8
             found += [
-                Problem(level, 't', batch, *size, training, stage)
+                Problem(level, 't', several, *size, training, stage)
                 for size in sizes
                 for training in (False, True)
                 for stage in range(4)

@@ -133,6 +133,10 @@ def test_any_backbone_beside_the_peers():
         ('backbone TransXNet t, 1 x 800x1344, inference', ('mmatm', "authors' operations", 'mmatm fused')),
         ('backbone TransXNet t, 1 x 800x1344, training', ('mmatm', "authors' operations")),
     ]
+    args = command.parse(['--device', 'cpu', *options, '--batch', '2'])
+    assert args.name == 'cpu-backbones-2x800x1344'
+    found = problems(args.levels, args.backbones, 'cpu', args.shape, args.peers, args.batch)
+    assert {problem.batch for problem in found} == {2}
     default = command.parse(['--device', 'cpu', '--archs', 't'])
     assert default.backbones == [(ATMNET, 't')]
     assert set(default.levels) == {*LEVELS, 'precision', 'profile'}
@@ -173,6 +177,7 @@ def test_other_backbones_run():
     [
         (['--docs', 'nowhere'], 'nowhere/benchmarks.md'),
         (['--docs', 'docs', '--device', 'cpu', '--compile'], 'no lines <!-- begin cpu-compiled -->'),
+        (['--batch', '2'], '--batch is for --shape'),
         (['--archs', 'huge'], "invalid choice: 'huge'"),
         (['--archs', 't', '--backbones', 'mmatm.CASViT:s'], 'not allowed with'),
         (['--backbones', 'mmatm.CASViT'], 'mmatm.CASViT has no size of CAS-ViT; there are mmatm.CASViT:xs, '),
