@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     'tools/slurm_train.sh': 'tests/test_tools.py::test_slurm',
     'tools/swap_backbone.py': 'tests/swap/test_swap.py::test_a_users_project',
     'tools/export_onnx.py': 'tests/apis/test_export.py::test_segmentor_by_the_command',
+    'tools/visualize_filters.py': 'tests/visualization/test_filters.py::test_command',
     'tools/fetch_weights.py': 'tests/apis/test_fetch_weights.py::test_list_and_fetch',
     'mmatm.benchmark': 'tests/benchmark/test_benchmark.py::test_command',
 }
