@@ -1,7 +1,8 @@
 # UperNet + a small DSM reading on the images of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
 _base_ = '../upernet_atmnet_mini_shapes.py'
 
-channels = [32, 64, 128, 128]
+# Wider than most of the small ones: it starts from normals of one width for any number of channels.
+channels = [64, 96, 128, 192]
 model = dict(
     backbone=dict(
         _delete_=True,
