@@ -34,7 +34,8 @@ class PositionNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
         variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-        return (x - mean) / (variance.sqrt() + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]
+        deviation = variance.clamp(min=1e-30).sqrt()  # whose derivative at 0 is infinite
+        return (x - mean) / (deviation + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 ATTN_NORMS = {'group_norm': partial(nn.GroupNorm, 1), 'layer_norm': PositionNorm}

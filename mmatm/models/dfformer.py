@@ -29,7 +29,7 @@ class DynamicFilter(nn.Module):
         channels: C.
         num_filters: F.
         bank: Rows and columns of the spectrum that the filters are kept for. Other spectra get them resized: in
-            training at each pass, else once for each size.
+            training at each pass; without gradients, on a CPU, those of the latest size are kept.
     """
 
     def __init__(self, channels: int, num_filters: int = 4, bank: tuple[int, int] = (56, 29)) -> None:
@@ -39,7 +39,7 @@ class DynamicFilter(nn.Module):
         self.selector = Selector(channels, num_filters, 2 * channels)
         self.bank = nn.Parameter(torch.empty(*bank, num_filters, 2))
         self.fc2 = nn.Linear(2 * channels, channels, bias=False)
-        self._resized: tuple[object, Tensor | None] = (None, None)
+        self._kept: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Token map (B, H, W, C) -> the same."""
@@ -50,17 +50,16 @@ class DynamicFilter(nn.Module):
 
     def filters(self, height: int, columns: int) -> Tensor:
         """The filters of a spectrum, (F, height, columns, 2)."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return resize_bank(self.bank, height, columns).permute(2, 0, 1, 3).contiguous()
-        key = (height, columns, self.bank.data_ptr(), self.bank._version)
-        if self._resized[0] != key:
-            self._resized = (key, resize_bank(self.bank, height, columns).permute(2, 0, 1, 3).contiguous())
-        return self._resized[1]
-
-    def train(self, mode: bool = True) -> 'DynamicFilter':
-        # Weights may have been exchanged, as for a validation with averaged ones, which leaves no mark on a tensor.
-        self._resized = (None, None)
-        return super().train(mode)
+        kept, resized = self._kept
+        # Whether the weights have changed is seen by their values, as not all changes leave a mark on a tensor. On a
+        # GPU to ask takes longer than to resize.
+        keeps = not (torch.is_grad_enabled() or torch.compiler.is_compiling()) and self.bank.device.type == 'cpu'
+        if keeps and kept is not None and resized.shape[1:3] == (height, columns) and torch.equal(kept, self.bank):
+            return resized
+        resized = resize_bank(self.bank, height, columns).permute(2, 0, 1, 3).contiguous()
+        if keeps:
+            self._kept = self.bank.detach().clone(), resized
+        return resized
 
     def init_parameters(self) -> None:
         nn.init.normal_(self.bank, std=0.02)

@@ -215,7 +215,7 @@ class Block(nn.Module):
         x = self.position.with_shortcut(x)
         x = self.drop_path(x, self.scale1(self.mixer(self.norm1(x), bias)))
         y = self.norm2(x)
-        large = y.shape[2] * y.shape[3] >= _LARGE
+        large = not torch.compiler.is_compiling() and y.shape[2] * y.shape[3] >= _LARGE
         return self.drop_path(x, self.scale2(recompute(self.mlp, y) if large else self.mlp(y)))
 
 

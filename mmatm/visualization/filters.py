@@ -99,20 +99,21 @@ def filters_of(mixer: SpectralMixer, x: Tensor) -> Filters:
         mixer: The mixer.
         x: What it is called with: (1, H, W, C), or of AFFNet (1, C, H, W).
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    exact = torch.promote_types(x.dtype, torch.float32)
     if isinstance(mixer, AdaptiveFrequencyFilter):
+        x = x.to(exact)
         w1, b1, w2, b2 = (each.to(x.dtype) for each in (mixer.w1, mixer.b1, mixer.w2, mixer.b2))
         z = map_channels(mixer._activate(map_channels(rfft2(x), w1, b1)), w2, b2)
         gain = fourier_gain(F.softshrink(z, mixer.SHRINK)[0], x.shape[-1])
         return Filters(gain, gain[:0], gain.new_empty(0), is_fourier=True)
     height, width = x.shape[1:3]
     if isinstance(mixer, DynamicFilter):
-        share = mixer.selector(x)[0].softmax(-1)
-        bank = mixer.filters(height, width // 2 + 1).to(x.dtype)
+        share = mixer.selector(x)[0].to(exact).softmax(-1)
+        bank = mixer.filters(height, width // 2 + 1).to(exact)
         mixed = (share @ bank.flatten(1)).unflatten(1, bank.shape[1:])
         return Filters(fourier_gain(mixed, width), fourier_gain(bank, width), share.mean(0), is_fourier=True)
-    share = 2 * mixer.selector(x)[0].sigmoid()
-    bands = cosine_bands(height, width, mixer.selector.num_filters, x.dtype, x.device)
+    share = 2 * mixer.selector(x)[0].to(exact).sigmoid()
+    bands = cosine_bands(height, width, mixer.selector.num_filters, exact, x.device)
     return Filters((share @ bands.flatten(1)).unflatten(1, bands.shape[1:]), bands, share.mean(0), is_fourier=False)
 
 
@@ -157,13 +158,13 @@ def draw_filters(backbone: Backbone, image: InputImage) -> Figure:
     grid = figure.subplots(len(recorded), columns, squeeze=False)
     for row, (name, filters) in zip(grid, recorded.items(), strict=True):
         height, width = filters.gain.shape[1:]
-        shown = _draw(row[0], filters.gain.mean(0).numpy(), filters.is_fourier)
+        shown = _draw(row[0], filters.gain.mean(0).cpu().numpy(), filters.is_fourier)
         row[0].set_title('mean gain' if len(filters.parts) else 'mean gain |m|', fontsize=9)
         row[0].set_ylabel(f'{name.removesuffix(".mixer")}\n{height}x{width} tokens', fontsize=9)
         figure.colorbar(shown, ax=row[0], shrink=0.9).ax.tick_params(labelsize=7)
         top = filters.parts.max().item() if len(filters.parts) else None
         for i, (axes, part, share) in enumerate(zip(row[1:], filters.parts, filters.shares.tolist(), strict=False), 1):
-            shown = _draw(axes, part.numpy(), filters.is_fourier, top)
+            shown = _draw(axes, part.cpu().numpy(), filters.is_fourier, top)
             axes.set_title(f'filter {i}: {share:.1%}' if filters.is_fourier else f'band {i}: {share:.2f}', fontsize=9)
             axes.tick_params(labelleft=i == 1)
         if top is not None:

@@ -201,8 +201,10 @@ def tiny(name: str, **options: Any) -> Backbone:
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.8, 1.2, generator=generator)
     for key, parameter in model.named_parameters():
-        if re.search(r'stages\.\d\.bias$|scale[12](\.weight)?$|selector\.fc2\.weight$', key):
+        if re.search(r'stages\.\d\.bias$|scale[12](\.weight)?$', key):
             nn.init.uniform_(parameter, 0.5, 1.0, generator=generator)
+        elif re.search(r'selector\.fc[12]\.weight$', key):  # so that the shares differ
+            nn.init.normal_(parameter, 0.0, 1.0, generator=generator)
     return model
 
 

@@ -106,9 +106,9 @@ def plain(x, scale, bias, share, basis, transform):
     return torch.fft.irfft(along_h, n=x.shape[-1], dim=-1, norm='ortho')
 
 
-def arguments(height, width, transform, dtype=torch.float64):
+def arguments(height, width, transform, dtype=torch.float64, batch=2):
     spectrum = (height, width // 2 + 1, 2) if transform is FOURIER else (height, width)
-    shapes = (2, 3, height, width), (1,), (1,), (2, 3, 4), (4, *spectrum)
+    shapes = (batch, 3, height, width), (1,), (1,), (batch, 3, 4), (4, *spectrum)
     x, scale, bias, share, basis = (draw(*shape, dtype=dtype, seed=i) for i, shape in enumerate(shapes))
     share = share.mT.contiguous().mT  # as it comes, with channels as the last axis in memory
     return [each.requires_grad_() for each in (x, scale, bias, share, basis)]
@@ -132,21 +132,41 @@ def test_filters_are_the_definition(transform, height, width, planes, monkeypatc
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])
 @pytest.mark.parametrize(('height', 'width'), [*SIZES, (37, 70)])
 @pytest.mark.parametrize('kernel', [True, False])
-def test_filters_in_float32(transform, height, width, kernel, monkeypatch, capsys):
+@pytest.mark.parametrize('batch', [0, 1, 2])
+def test_filters_in_float32(transform, height, width, kernel, batch, monkeypatch, capsys):
     """By the CPU kernel and without it, in more than one part and block, against float64."""
     assert cpu.problem is None
     if not kernel:
         monkeypatch.setattr(cpu, 'problem', 'it was taken away')
         monkeypatch.setattr(cpu, 'say_once', print)
     monkeypatch.setitem(filtering._VALUES, 'cpu', 4 * height * width)
-    exact = arguments(height, width, transform)
+    exact = arguments(height, width, transform, batch=batch)
     given = [each.detach().float().requires_grad_() for each in exact]
     got, expected = filter_planes(*given, transform), plain(*exact, transform)
     gradient = draw(*got.shape, seed=9)
     found = torch.autograd.grad(got, given, gradient.float())
     for one, other in zip((got, *found), (expected, *torch.autograd.grad(expected, exact, gradient)), strict=True):
-        assert_close(one.double(), other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+        assert_close(
+            one.double(), other, rtol=1e-4, atol=1e-5 * other.abs().sum().item() / max(1, other.numel()) ** 0.5
+        )
     assert ('which is slower: it was taken away' in capsys.readouterr().out) == (not kernel)
+
+
+@pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])
+def test_the_backward_pass_in_autocast(transform):
+    given = arguments(8, 6, transform, torch.float32)
+    expected = torch.autograd.grad(filter_planes(*given, transform).square().sum(), given)
+    with torch.autocast('cpu', torch.bfloat16):
+        got = torch.autograd.grad(filter_planes(*given, transform).square().sum(), given)
+    assert_close(got, expected)
+
+
+@pytest.mark.parametrize('which', [3, 4])
+def test_shapes_that_do_not_fit(which):
+    given = arguments(8, 8, FOURIER, torch.float32)
+    given[which] = given[which].detach()[:, 1:]
+    with pytest.raises(ValueError, match=r'needs share \(B, C, F\) and basis \(F, 8, 5, 2\), not'):
+        filter_planes(*given, FOURIER)
 
 
 @pytest.mark.parametrize('transform', [FOURIER, COSINE], ids=['Fourier', 'cosine'])

@@ -55,7 +55,8 @@ def _read(x, at, offset, token, length, step, real):
     return v0, v1, fraction
 
 
-@triton.jit
+# Where the width is 1 it stays a number of 32 bits: as a constant it could not be made one of 64.
+@triton.jit(do_not_specialize=['width'])
 def _forward(
     x, offset, sampled, count, height, width, C: tl.constexpr, G: tl.constexpr,
     BLOCK: tl.constexpr, LANES: tl.constexpr,
@@ -70,7 +71,7 @@ def _forward(
     tl.store(sampled + (to + 2 * C), tl.load(x + own, mask=real), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['width'])
 def _offset_gradient(
     sampled, offset, gradient, offset_gradient, count, height, width, C: tl.constexpr, G: tl.constexpr,
     BLOCK: tl.constexpr, LANES: tl.constexpr,

@@ -66,5 +66,5 @@ def filter_spectra_gradients(
 
 
 def _setting(spectra: Tensor, shares: Tensor, is_complex: bool) -> tuple[ctypes.Array, int, int]:
-    shape = (ctypes.c_int64 * 3)(*shares.shape, spectra[0].numel())
+    shape = (ctypes.c_int64 * 3)(*shares.shape, spectra.shape[1:].numel())
     return shape, int(is_complex), torch.get_num_threads()

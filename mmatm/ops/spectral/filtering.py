@@ -46,7 +46,8 @@ def star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         scale, bias: One number each, (1,).
     """
     if torch.compiler.is_compiling():
-        return scale * F.relu(x).square() + bias
+        exact = torch.promote_types(x.dtype, torch.float32)
+        return (scale * F.relu(x).to(exact).square() + bias).to(x.dtype)
     return _StarRelu.apply(x, scale, bias)
 
 
@@ -97,9 +98,19 @@ def filter_planes(x: Tensor, scale: Tensor, bias: Tensor, share: Tensor, basis: 
 
     Returns:
         (B, C, H, W), of x's dtype.
+
+    Raises:
+        ValueError: The shapes do not fit each other.
     """
+    height, width = x.shape[2:]
+    spectrum = (height, width // 2 + 1, 2) if transform.is_complex else (height, width)
+    if share.shape[:2] != x.shape[:2] or basis.shape != (share.shape[2], *spectrum):
+        raise ValueError(
+            f'x (B, C, H, W) needs share (B, C, F) and basis (F, {", ".join(map(str, spectrum))}), not '
+            f'{tuple(x.shape)}, {tuple(share.shape)} and {tuple(basis.shape)}'
+        )
     exact = torch.promote_types(x.dtype, torch.float32)
-    share, basis, scale, bias = (each.to(exact) for each in (share, basis, scale, bias))
+    share, basis, scale, bias = (each.to(exact).contiguous() for each in (share, basis, scale, bias))
     with without_autocast(x):
         if not torch.compiler.is_compiling():
             return _Filter.apply(x, scale, bias, share, basis, transform)
@@ -128,6 +139,11 @@ class _Filter(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with without_autocast(gradient):
+            return _Filter._gradients(ctx, gradient)
+
+    @staticmethod
+    def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # With orthonormal transforms, the adjoint of the inverse is the transform, but for how often the columns of
         # half a spectrum count; of x the counts cancel out.
         x, scale, bias, share, basis = ctx.saved_tensors
@@ -152,6 +168,8 @@ class _Filter(torch.autograd.Function):
 
 def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Parts of the first axis of each, as many planes of x at once as are to be transformed."""
+    if not len(x):
+        return iter(())
     size = max(1, _VALUES.get(x.device.type, _VALUES['cuda']) // (x.shape[1] * x.shape[2]))
     return zip(*(each.split(size) for each in (x, *others)), strict=True)
 
