@@ -1,7 +1,7 @@
 # UperNet + a small DSM reading on the images of shapes (tools/make_shapes.py), from scratch, minutes on two CPU cores.
 _base_ = '../upernet_atmnet_mini_shapes.py'
 
-# Wider than most of the small ones: it starts from normals of one width for any number of channels.
+# Wider than most of the small ones; docs/decisions.md says what narrower ones reached.
 channels = [64, 96, 128, 192]
 model = dict(
     backbone=dict(

@@ -186,4 +186,4 @@ def test_bad_input(tmp_path, config, shapes, error_of):
         "model = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=3), head=dict(type='ClsHead'))\n"
     )
     message = error_of('visualize_offsets.py', other, write_weights(other), image)
-    assert 'the ImageClassifier of this config has no backbone of mmatm; those are ATMNet,' in message
+    assert 'the ImageClassifier of this config has no backbone of mmatm; those are AFFNet, ATMNet,' in message
