@@ -6,10 +6,10 @@ For each image there is a figure with a row for each stage. The model may be any
 
 from pathlib import Path
 
-from mmatm.apis.inference import find_images, load_model
+from mmatm.apis.inference import figure_paths, find_images, load_model
 from mmatm.config import load_config
 from mmatm.utils.command_line import config_parser, run
-from mmatm.visualization.filters import draw_filters, figure_paths, find_mixers
+from mmatm.visualization.filters import draw_filters, find_mixers
 from mmatm.visualization.panels import read_image, save_figure
 from mmatm.visualization.receptive_field import require_backbone
 

@@ -142,6 +142,23 @@ def _matching(pattern: Path) -> list[Path]:
         raise InputError(f'{pattern}: {error}') from None
 
 
+def figure_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """The PNG to write for each image: `folder/NAME.png`; of images from several folders, in such folders too.
+
+    Raises:
+        InputError: Two images have one name.
+    """
+    paths = {image: Path(abspath(image)) for image in images}  # noqa: PTH100
+    root = commonpath([path.parent for path in paths.values()])
+    first: dict[Path, Path] = {}
+    for image, path in paths.items():
+        figure = folder / path.relative_to(root).with_suffix('.png')
+        if figure in first:
+            raise InputError(f'the results of {first[figure]} and {image} would both be written to {figure}')
+        first[figure] = image
+    return {image: figure for figure, image in first.items()}
+
+
 def predict_images(
     cfg: Config,
     checkpoint: str,
@@ -175,14 +192,8 @@ def predict_images(
         InputError: The checkpoint does not fit, the model is for another task, its classes have no names, the device
             is not available, or two images have one name.
     """
-    paths = {image: Path(abspath(image)) for image in images}  # noqa: PTH100
-    root = commonpath([path.parent for path in paths.values()])
-    names = {image: path.relative_to(root).with_suffix('') for image, path in paths.items()}
-    first: dict[Path, Path] = {}
-    for image, name in names.items():
-        if name in first:
-            raise InputError(f'the results of {first[name]} and {image} would both be written to {out}/vis/{name}.png')
-        first[name] = image
+    figures = figure_paths(images, out / 'vis')
+    names = {image: path.relative_to(out / 'vis').with_suffix('') for image, path in figures.items()}
     dataset = _test_dataset(cfg)
     if dataset is None:
         raise InputError('the config has no test_dataloader; images are prepared by the pipeline of its dataset')

@@ -1,9 +1,6 @@
 """Figures of spectral mixers: which frequencies of a feature map they let through for an image."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import abspath, commonpath
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -196,20 +193,3 @@ def _draw(axes: Axes, gain: np.ndarray, is_fourier: bool, top: float | None = No
     axes.set(xticks=ticks, yticks=ticks, xlim=(left, right), ylim=(lower, upper), box_aspect=1)
     axes.tick_params(labelsize=6, length=2)
     return shown
-
-
-def figure_paths(images: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """The PNG to write for each image: `out/NAME.png`; of images from several folders, in such folders too.
-
-    Raises:
-        InputError: Two images would be drawn to one file.
-    """
-    paths = {image: Path(abspath(image)) for image in images}  # noqa: PTH100 (links keep their names)
-    root = commonpath([path.parent for path in paths.values()])
-    found: dict[Path, Path] = {}
-    for image, path in paths.items():
-        figure = out / path.relative_to(root).with_suffix('.png')
-        if figure in found:
-            raise InputError(f'the figures of {found[figure]} and {image} would both be written to {figure}')
-        found[figure] = image
-    return {image: figure for figure, image in found.items()}

@@ -10,12 +10,13 @@ from conftest import write_config, write_weights
 from models.families import tiny
 from PIL import Image
 
+from mmatm.apis.inference import figure_paths
 from mmatm.errors import InputError
 from mmatm.models.affnet import AdaptiveFrequencyFilter
 from mmatm.models.dfformer import DynamicFilter
 from mmatm.models.dsm import SpectrumMixer
 from mmatm.ops.spectral import irfft2
-from mmatm.visualization.filters import draw_filters, figure_paths, filters_of, find_mixers, record_filters
+from mmatm.visualization.filters import draw_filters, filters_of, find_mixers, record_filters
 from mmatm.visualization.panels import InputImage
 
 SIZES = pytest.mark.parametrize('size', [(6, 8), (5, 7), (7, 2)], ids=['even', 'odd', 'narrow'])
@@ -241,5 +242,5 @@ def test_images_of_several_folders_do_not_overwrite_one_another():
     one, other = Path('a/1.jpg'), Path('b/1.jpg')
     assert figure_paths([one, other], Path('out')) == {one: Path('out/a/1.png'), other: Path('out/b/1.png')}
     assert figure_paths([one], Path('out')) == {one: Path('out/1.png')}
-    with pytest.raises(InputError, match=r'the figures of a/1\.jpg and a/1\.bmp would both be written to out/1\.png'):
+    with pytest.raises(InputError, match=r'the results of a/1\.jpg and a/1\.bmp would both be written to out/1\.png'):
         figure_paths([one, Path('a/1.bmp')], Path('out'))

@@ -38,13 +38,24 @@ def cosine_bands(
         dtype, device: Of the bands.
 
     Returns:
-        (K, H, W).
+        (K, H, W), kept for the sizes that were used last: not to be changed in place.
     """
+    make = _make_bands if torch.compiler.is_compiling() else _kept_bands
+    return make(height, width, number, dtype, torch.device(device))
+
+
+def _make_bands(height: int, width: int, number: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     row, column = (torch.arange(n, device=device).to(dtype) / n for n in (height, width))
     place = torch.maximum(row[:, None], column) * number - 0.5
     place = place.clamp(0, number - 1)
     band = torch.arange(number, device=device)[:, None, None]
     return (1 - (place - band).abs()).clamp(min=0)
+
+
+@lru_cache(maxsize=16)
+def _kept_bands(height: int, width: int, number: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        return _make_bands(height, width, number, dtype, device)
 
 
 def _matrix(length: int, like: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Transform(NamedTuple):
 
     Attributes:
         forward: Planes (..., H, W) -> spectra.
-        inverse: Spectra and W -> planes. It may use up the spectra.
+        inverse: Spectra and W -> planes.
         multiply: The product of a spectrum and a filter.
         is_complex: Whether the last axis of a spectrum is of real and imaginary parts.
     """
