@@ -2,7 +2,7 @@
 _base_ = '../upernet_atmnet_mini_shapes.py'
 
 # Wider than most of the small ones; docs/decisions.md says what narrower ones reached.
-channels = [64, 96, 128, 192]
+channels = [64, 128, 192, 256]
 model = dict(
     backbone=dict(
         _delete_=True,
