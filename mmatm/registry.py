@@ -17,6 +17,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmatm',
     locations=['mmatm.engine.layer_decay'],
 )
+# Token mixers for `mmatm.MetaFormer`, by name.
+TOKEN_MIXERS = Registry('token mixer', scope='mmatm', locations=['mmatm.models'])
 
 
 def find_module(name: str) -> object:

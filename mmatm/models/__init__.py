@@ -9,6 +9,7 @@ from .dsm import DSM
 from .ffnet import FFNet
 from .layers import DropPath
 from .loading import Published
+from .metaformer import MetaFormer
 from .necks import ConvPooling, NormedPooling, PooledMlp
 from .registered import (
     backbone_class,
@@ -38,6 +39,7 @@ __all__ = [
     'DFFormer',
     'DropPath',
     'FFNet',
+    'MetaFormer',
     'NormedPooling',
     'PooledMlp',
     'Published',

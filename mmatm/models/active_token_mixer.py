@@ -101,14 +101,26 @@ class ActiveTokenMixer(nn.Module):
         Returns:
             Token map (B, H, W, C).
         """
-        tokens = axial_sample_stacked(x, offset).flatten(1, 2)  # (B, T, 3C): x_w, x_h, x
+        return self.mix(axial_sample_stacked(x, offset))
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """Mixes what was sampled for each token.
+
+        Args:
+            tokens: (B, H, W, 3C): x_w, x_h and x itself.
+
+        Returns:
+            Token map (B, H, W, C).
+        """
+        height, width, channels = tokens.shape[1], tokens.shape[2], tokens.shape[3] // 3
+        tokens = tokens.flatten(1, 2)
         plain = all(map(_is_plain, (self.fc_w, self.fc_h, self.proj))) and _is_plain(self.fc_c, bias=False)
         # As defined under a trace and without values, by which FLOPs are counted, and where torch.export leaves sizes
         # open: one graph serves them all.
-        sized = not (torch.jit.is_tracing() or x.is_meta or isinstance(tokens.shape[1], torch.SymInt))
-        fold = plain and sized and tokens.shape[1] >= 3 * x.shape[-1]
+        sized = not (torch.jit.is_tracing() or tokens.is_meta or isinstance(tokens.shape[1], torch.SymInt))
+        fold = plain and sized and tokens.shape[1] >= 3 * channels
         mix = self._mix_folded if fold else self._mix
-        return mix(tokens).view_as(x)
+        return mix(tokens).unflatten(1, (height, width))
 
     def _mix(self, tokens: Tensor) -> Tensor:
         """The definition, (B, T, 3C) -> (B, T, C)."""
