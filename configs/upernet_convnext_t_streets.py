@@ -1,7 +1,7 @@
 # UperNet + MMPretrain's ConvNeXt-T on street scenes, from scratch.
 _base_ = ['mmseg::_base_/models/upernet_convnext.py', './_base_/streets.py']
 model = dict(
-    data_preprocessor=dict(size=(352, 352)),
+    data_preprocessor=dict(size=(176, 176)),
     backbone=dict(
         _delete_=True,
         type='mmpretrain.ConvNeXt',

@@ -1,6 +1,7 @@
-# Street scenes (CamVid, 11 classes) in data/streets, ADE20K's folder layout, and one recipe for backbones from scratch.
+# Street scenes (CamVid, 11 classes) in data/streets, ADE20K's folder layout, at a quarter of their pixels, and one
+# recipe for backbones from scratch.
 _base_ = ['mmseg::_base_/default_runtime.py', 'mmseg::_base_/schedules/schedule_20k.py']
-crop_size = (352, 352)
+crop_size = (176, 176)
 dataset = dict(
     type='BaseSegDataset',
     data_root='data/streets',
@@ -23,10 +24,9 @@ train_dataloader = dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations'),
-            dict(type='RandomResize', scale=(480, 360), ratio_range=(0.75, 2.0), keep_ratio=True),
+            dict(type='RandomResize', scale=(240, 180), ratio_range=(1.0, 1.5), keep_ratio=True),
             dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
             dict(type='RandomFlip', prob=0.5),
-            dict(type='PhotoMetricDistortion'),
             dict(type='PackSegInputs'),
         ],
     ),
@@ -39,7 +39,12 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')],
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(240, 180), keep_ratio=True),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
     ),
 )
 test_dataloader = val_dataloader
@@ -57,8 +62,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=500),
-    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=500, end=10000),
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=50, end=500),
 ]
-train_cfg = dict(max_iters=10000, val_interval=2500)
-default_hooks = dict(checkpoint=dict(interval=2500, max_keep_ckpts=1))
+train_cfg = dict(max_iters=500, val_interval=500)
+default_hooks = dict(checkpoint=dict(interval=250, max_keep_ckpts=1))

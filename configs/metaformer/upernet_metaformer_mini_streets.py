@@ -10,30 +10,8 @@ model = dict(
     decode_head=dict(in_channels=channels, channels=64, dropout_ratio=0.0, num_classes=11),
     auxiliary_head=dict(in_channels=channels[2], channels=32, dropout_ratio=0.0, num_classes=11),
 )
-train_dataloader = dict(
-    num_workers=1,
-    dataset=dict(
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='RandomResize', scale=(240, 180), ratio_range=(1.0, 1.5), keep_ratio=True),
-            dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-            dict(type='RandomFlip', prob=0.5),
-            dict(type='PackSegInputs'),
-        ],
-    ),
-)
-val_dataloader = dict(
-    num_workers=1,
-    dataset=dict(
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(240, 180), keep_ratio=True),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
-        ],
-    ),
-)
+train_dataloader = dict(num_workers=1)
+val_dataloader = dict(num_workers=1)
 test_dataloader = val_dataloader
 optim_wrapper = dict(
     _delete_=True,

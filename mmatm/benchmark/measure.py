@@ -66,11 +66,13 @@ def _synchronize(device: str) -> None:
 def peak_memory(device: str, prepare: Callable[..., Callable[[], None]], *arguments: Any) -> float | None:
     """MiB that one run of ``prepare(*arguments)`` takes at most beyond what was taken before it.
 
-    In a process of its own: in this one, memory that others have freed would be used unseen.
+    On a CPU in a process of its own: in this one, memory that others have freed would be used unseen.
 
     Returns:
         The figure, or None where it cannot be seen.
     """
+    if device == 'cuda':  # whose allocator counts by itself
+        return _peak_memory(device, prepare, arguments)
     with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as executor:
         return executor.submit(_peak_memory, device, prepare, arguments).result()
 

@@ -114,7 +114,7 @@ def exponent(times: dict[str, float]) -> float:
 
 
 def export_deviation(mixer: str, config: Path) -> float | str:
-    """The largest deviation of ONNX Runtime from PyTorch at three sizes, for a small segmentor; or why there is none."""
+    """The largest deviation of ONNX Runtime from PyTorch at three sizes, of a small segmentor; or why it has none."""
     cfg = Config.fromfile(config)
     cfg.model.backbone.token_mixer = mixer
     torch.manual_seed(0)

@@ -5,19 +5,21 @@ work_dir are all that is known of it.
 """
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmatm.errors import InputError
+import torch
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = {data: ROOT / f'configs/metaformer/upernet_metaformer_mini_{data}.py' for data in ('shapes', 'streets')}
+from mmatm.errors import InputError
+from mmatm.utils.environment import environment
+
+from .processes import ROOT, run_all, run_tool
+
+DATA = ('shapes', 'streets')
+SIZES = ('mini', 's12')
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Run:
         mixer: Name of a token mixer.
         seed: Of the weights and of the order of the images.
         budget: Iterations.
+        size: ``'mini'``, or ``'s12'`` for street scenes at their full size.
         work_dirs: Directory for the work_dirs of all trainings.
         imports: Modules that register token mixers.
     """
@@ -37,13 +40,25 @@ class Run:
     mixer: str
     seed: int
     budget: int
+    size: str
     work_dirs: Path
     imports: tuple[str, ...] = ()
 
     @property
+    def comparison(self) -> str:
+        """A name of what is to be compared with each other."""
+        return f'{Path(self.data).name}_{self.size}_{self.budget}'
+
+    @property
     def folder(self) -> Path:
         """The work_dir."""
-        return self.work_dirs / f'{Path(self.data).name}_{self.budget}' / self.mixer / f'seed{self.seed}'
+        return self.work_dirs / self.comparison / self.mixer / f'seed{self.seed}'
+
+    @property
+    def recipe(self) -> Path:
+        """The config in configs/ that it is trained by."""
+        data = self.data if self.data in DATA else 'streets'
+        return ROOT / f'configs/metaformer/upernet_metaformer_{self.size}_{data}.py'
 
     @property
     def config(self) -> Path:
@@ -58,17 +73,24 @@ class Run:
         """mIoU in percent after the last iteration; None if it is not done."""
         path = self.folder / 'curves.json'
         metrics = json.loads(path.read_text()) if path.is_file() else {}
-        return metrics.get(str(self.budget), {}).get('mIoU') if self.checkpoint.is_file() else None
+        return metrics.get(str(self.budget), {}).get('mIoU')
+
+    def where(self) -> dict[str, Any]:
+        """What it was trained with and on."""
+        path = self.folder / 'environment.json'
+        return json.loads(path.read_text()) if path.is_file() else {}
 
     def write_config(self) -> None:
         """Writes the config: the file in configs/ with mixer, seed and schedule.
 
         Raises:
-            InputError: The directory with the data has no classes.
+            InputError: There is no recipe for this size and data, or the directory with the data has no classes.
         """
+        if not self.recipe.is_file():
+            raise InputError(f'there is no recipe for size {self.size} on {self.data}: {self.recipe.name} is not there')
         warm_up = max(1, self.budget // 20)
         entries: dict[str, Any] = dict(
-            _base_=str(CONFIGS.get(self.data, CONFIGS['streets'])),
+            _base_=str(self.recipe),
             model=dict(backbone=dict(token_mixer=self.mixer)),
             param_scheduler=[
                 dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warm_up),
@@ -80,7 +102,7 @@ class Run:
         )
         if self.imports:
             entries['custom_imports'] = dict(imports=list(self.imports), allow_failed_imports=False)
-        if self.data not in CONFIGS:
+        if self.data not in DATA:
             classes = _read_classes(Path(self.data))
             dataset = dict(data_root=str(Path(self.data).resolve()), metainfo=dict(classes=classes))
             for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -89,6 +111,11 @@ class Run:
                 entries['model'][head] = dict(num_classes=len(classes))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(''.join(f'{key} = {value!r}\n' for key, value in entries.items()))
+
+
+def device() -> str:
+    """What MMEngine trains on here."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def _read_classes(folder: Path) -> list[str]:
@@ -115,31 +142,12 @@ def train_all(runs: Iterable[Run], jobs: int, done: Callable[[int], None]) -> No
     runs = [run for run in runs if run.result() is None]
     for run in runs:
         run.write_config()
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    with ThreadPoolExecutor(jobs) as pool:
-        under_way = [pool.submit(_train, run, threads) for run in runs]
-        for future in as_completed(under_way):
-            try:
-                future.result()
-            except InputError:
-                for other in under_way:
-                    other.cancel()
-                raise
-            done(1)
+    run_all([partial(_train, run) for run in runs], jobs, done)
 
 
 def _train(run: Run, threads: int) -> None:
     log = run.folder / 'output.txt'
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.getcwd(), os.environ.get('PYTHONPATH', ''))))
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(run.config), '--work-dir', str(run.folder), '--resume']
-    with log.open('a') as output:
-        process = subprocess.run(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, 'OMP_NUM_THREADS': str(threads), 'PYTHONPATH': paths},
-            check=False,
-        )
-    if process.returncode or run.result() is None:
-        lines: Sequence[str] = log.read_text().splitlines() or ['no output']
-        raise InputError(f'training {run.mixer} with seed {run.seed} failed, see {log}: {lines[-1]}')
+    run_tool(log, threads, 'train.py', str(run.config), '--work-dir', str(run.folder), '--resume')
+    (run.folder / 'environment.json').write_text(json.dumps(environment(device())))
+    if run.result() is None:
+        raise InputError(f'training {run.mixer} with seed {run.seed} left no result, see {log}')

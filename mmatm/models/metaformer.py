@@ -37,9 +37,7 @@ class Block(nn.Module):
         mixer: Built with C; called with the normalised feature map (B, C, H, W).
     """
 
-    def __init__(
-        self, channels: int, mlp_ratio: int, drop_path_rate: float, mixer: type[nn.Module] = Pooling
-    ) -> None:
+    def __init__(self, channels: int, mlp_ratio: int, drop_path_rate: float, mixer: type[nn.Module] = Pooling) -> None:
         super().__init__()
         self.norm1 = LayerNorm2d(channels)
         self.mixer = mixer(channels)

@@ -121,7 +121,7 @@ class DynamicSpectrum(SpectrumMixer):
 
 @TOKEN_MIXERS.register_module('identity')
 class Affine(nn.Module):
-    """RIFormer's: no mixing, but a factor and a bias for each channel. With the shortcut it is the affine at first 1."""
+    """RIFormer's: no mixing, but a factor and a bias for each channel, with the shortcut at first 1 and 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -3,15 +3,14 @@
 tools/reproduce_tables.py lays the results side by side."""
 
 import argparse
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 from mmatm.analysis.papers import read_streets
+from mmatm.comparison.processes import ROOT, run_all, run_tool
 from mmatm.errors import InputError
 from mmatm.utils.command_line import run
-
-ROOT = Path(__file__).parents[2]
+from mmatm.utils.counting_bar import counting_bar
 
 
 def main() -> None:
@@ -19,6 +18,7 @@ def main() -> None:
     parser.add_argument(
         '--seeds', type=int, default=3, help='number of trainings of each backbone; by default %(default)s'
     )
+    parser.add_argument('--jobs', type=int, default=1, help='number of trainings at once; by default %(default)s')
     parser.add_argument('--work-dirs', type=Path, help='directory for the work_dirs; by default work_dirs')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for a trial, as of train.py')
     args = parser.parse_args()
@@ -27,18 +27,22 @@ def main() -> None:
             '--cfg-options needs another directory, --work-dirs: trainings in work_dirs would be resumed with them'
         )
     work_dirs = args.work_dirs or ROOT / 'work_dirs'
-    for seed in range(args.seeds):
-        for name in read_streets(ROOT / 'docs')['configs']:
-            config, work_dir = str(ROOT / f'configs/{name}.py'), work_dirs / f'{name}_seed{seed}'
-            common = ['--work-dir', str(work_dir), '--cfg-options', *args.cfg_options, f'+randomness.seed={seed}']
-            # A training that was interrupted is resumed.
-            call('train.py', config, '--resume', *common)
-            call('test.py', config, (work_dir / 'last_checkpoint').read_text(), *common)
+    tasks = [
+        partial(train_and_test, name, seed, work_dirs / f'{name}_seed{seed}', args.cfg_options)
+        for seed in range(args.seeds)
+        for name in read_streets(ROOT / 'docs')['configs']
+    ]
+    with counting_bar('trained and tested', 0, len(tasks)) as done:
+        run_all(tasks, args.jobs, done)
 
 
-def call(tool: str, *arguments: str) -> None:
-    if subprocess.run([sys.executable, str(ROOT / 'tools' / tool), *arguments], check=False).returncode:
-        raise InputError(f'{tool} failed, see above')
+def train_and_test(name: str, seed: int, work_dir: Path, options: list[str], threads: int) -> None:
+    config, log = str(ROOT / f'configs/{name}.py'), work_dir / 'output.txt'
+    common = ['--work-dir', str(work_dir), '--cfg-options', *options, f'+randomness.seed={seed}']
+    # A training that was interrupted is resumed.
+    run_tool(log, threads, 'train.py', config, '--resume', *common)
+    run_tool(log, threads, 'test.py', config, (work_dir / 'last_checkpoint').read_text(), *common)
+    print(f'{name} with seed {seed}: {log.parent}', flush=True)
 
 
 if __name__ == '__main__':

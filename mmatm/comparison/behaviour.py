@@ -1,0 +1,90 @@
+"""What a trained segmentor of the comparison does to images: how its predictions move, and how far a token looks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmatm.apis.inference import load_model
+from mmatm.config import load_config
+from mmatm.datasets.data_check import innermost_dataset
+from mmatm.visualization.panels import read_image
+from mmatm.visualization.receptive_field import receptive_field
+
+from .training import Run
+
+CUT = 8  # pixels that are cut off an image, so that there is something to move into
+LAYER = 'stages.2.blocks.3'  # the last block of stage 2, with 16 pixels per token
+
+
+def observe(run: Run, images: int = 50) -> dict[str, float]:
+    """Looks at a trained segmentor on its validation images.
+
+    Args:
+        run: A training that is done.
+        images: How many are taken, the first ones.
+
+    Returns:
+        `shift`: the share of pixels that keep their class when the image is cut one pixel further right and down;
+        `odd`: the share that keep it when the image has one row and one column more at its end;
+        `field`: pixels along a side of the smallest square around a token that holds half of its gradient.
+    """
+    run.write_config()
+    cfg = load_config(str(run.config))
+    model = load_model(cfg, str(run.checkpoint))
+    dataset = innermost_dataset(cfg.val_dataloader.dataset)
+    folder = Path(dataset.data_root) / dataset.data_prefix.img_path
+    inputs = [read_image(model, str(path)).inputs for path in sorted(folder.glob('*.jpg'))[:images]]
+    return dict(
+        shift=_mean([agreement(model, x, 1) for x in inputs]),
+        odd=_mean([agreement(model, x, 0) for x in inputs]),
+        field=_mean([half_width(model, x) for x in inputs[:16]]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+@torch.no_grad()
+def agreement(model: BaseModel, image: Tensor, shift: int) -> float:
+    """The share of pixels that keep their class in another cut of the image.
+
+    Args:
+        model: A segmentor.
+        image: (1, 3, H, W).
+        shift: By how many pixels the other cut begins further right and down; with 0 it ends one pixel further.
+    """
+    height, width = (side - CUT for side in image.shape[2:])
+    first = _classes(model, image[:, :, :height, :width])
+    if shift:
+        other = _classes(model, image[:, :, shift : height + shift, shift : width + shift])
+        first, other = first[shift:, shift:], other[:-shift, :-shift]
+    else:
+        other = _classes(model, image[:, :, : height + 1, : width + 1])[:height, :width]
+    return (first == other).double().mean().item()
+
+
+def _classes(model: BaseModel, image: Tensor) -> Tensor:
+    scores = model(image, mode='tensor')
+    return F.interpolate(scores, image.shape[2:], mode='bilinear', align_corners=False)[0].argmax(0)
+
+
+def half_width(model: BaseModel, image: Tensor) -> float:
+    """The side, in pixels, of the smallest square around `LAYER`'s middle token that holds half of its gradient."""
+    token = tuple(-(-side // 16) // 2 for side in image.shape[2:])
+    (field,) = receptive_field(model.backbone, image, LAYER, [token])
+    return side_of_half(field, [16 * index for index in token])
+
+
+def side_of_half(field: Tensor, middle: Sequence[int]) -> float:
+    """The same, of a field (H, W) around a pixel."""
+    row, column = ((torch.arange(n) - at).abs() for n, at in zip(field.shape, middle, strict=True))
+    distance = torch.maximum(row[:, None], column[None])
+    held = torch.zeros(int(distance.max()) + 1, dtype=torch.double)
+    held.index_add_(0, distance.flatten(), field.double().flatten())
+    radius = int((held.cumsum(0) < held.sum() / 2).sum())
+    return 2 * radius + 1
