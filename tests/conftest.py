@@ -7,7 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -199,3 +199,15 @@ def compile_model():
     """`torch.compile` into one graph, forgetting what earlier tests compiled: PyTorch limits how often it does."""
     torch.compiler.reset()
     return functools.partial(torch.compile, fullgraph=True)
+
+
+@pytest.fixture
+def forget_mixers() -> Iterator[None]:
+    """Token mixers that a test registers are forgotten after it."""
+    from mmatm.comparison.costs import known_mixers
+    from mmatm.registry import TOKEN_MIXERS
+
+    known = set(known_mixers())
+    yield
+    for name in set(known_mixers()) - known:
+        TOKEN_MIXERS.module_dict.pop(name)

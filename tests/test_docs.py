@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     'tools/slurm_train.sh': 'tests/test_tools.py::test_slurm',
     'tools/swap_backbone.py': 'tests/swap/test_swap.py::test_a_users_project',
     'tools/export_onnx.py': 'tests/apis/test_export.py::test_segmentor_by_the_command',
+    'tools/compare_mixers.py': 'tests/comparison/test_comparison.py::test_a_users_mixer_by_the_command',
     'tools/visualize_filters.py': 'tests/visualization/test_filters.py::test_command',
     'tools/fetch_weights.py': 'tests/apis/test_fetch_weights.py::test_list_and_fetch',
     'mmatm.benchmark': 'tests/benchmark/test_benchmark.py::test_command',
@@ -146,6 +147,7 @@ def test_links_and_paths(page):
 
 
 @pytest.mark.parametrize('page', [page for page in APART if fences(page, 'python')], ids=lambda page: page.name)
+@pytest.mark.usefixtures('forget_mixers')
 def test_examples_in_python(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')

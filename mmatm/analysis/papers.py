@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _table(table: dict[str, Any], paper: dict[str, Any], datasets: dict[str, Any], where: str) -> dict[str, Any]:
-    _check_keys(table, _TABLE, ('note', 'source'), where)
+    _check_keys(table, _TABLE, ('note', 'source', 'trained', 'checkpoint'), where)
     if table['dataset'] not in datasets:
         raise InputError(f'{where}: datasets.yml has no {table["dataset"]}; it has {", ".join(datasets)}')
     dataset = datasets[table['dataset']]

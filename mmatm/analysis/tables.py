@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmatm.analysis.papers import by_paper, is_own, own_rows
+from mmatm.analysis.papers import by_paper, is_own, own_rows, shape_of
 from mmatm.utils.markdown import table as markdown
 
 # Of the many metrics of a test, those to show.
@@ -24,6 +24,12 @@ Written by `python tools/reproduce_tables.py`; what was counted and measured is 
 FLOPs to 0.5 %. "measured here" is by `tools/test.py` on the benchmark's own validation data, told by its content,
 without options, with weights of the end of the config's schedule, trained with its settings, or published ones."""
 FLOPS_TOLERANCE = 0.005
+
+
+NOT_SAID = 'not said'
+_DENSE_NOTE = """By the backbones' own authors, and not like for like: schedules, images per step, and which checkpoint
+was tested differ, as far as they are known at all. DSM, a reading of an abstract, is not among them: its authors'
+figures are of another network."""
 
 
 def agrees(published: float, counted: float, tolerance: float = 0.0) -> bool:
@@ -86,6 +92,7 @@ def render(
         title, address = collection['Paper']['Title'], collection['Paper']['URL']
         parts.append(f'## {collection["Name"]}\n\n[{title}]({address}), by the configs in `{paper["configs"]}/`.')
         parts += [_table(table, counts, results) for table in own]
+    parts.append(_dense_table(tables, counts))
     return '\n\n'.join([*parts, _streets_table(streets, results), _other_table(tables, streets, results)]) + '\n'
 
 
@@ -126,6 +133,31 @@ def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: li
         if 'note' in row:
             notes.append(f'{row["model"]}: {row["note"]}')
     return '\n\n'.join([f'### {table["title"]}', f'FLOPs at {height}x{width}.', markdown(head, rows), *notes])
+
+
+def _dense_table(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]]) -> str:
+    """Every published figure of this project's backbones on COCO and ADE20K."""
+    rows = []
+    for table in tables:
+        names = tuple(table['paper']['sizes'])
+        for row in table['rows']:
+            figures = [f'{title} {row[key]}' for key, (title, _) in table['metrics'].items() if key in row]
+            if table['task'] == 'Image Classification' or not figures or not row['model'].startswith(names):
+                continue
+            counted = counts.get(row.get('config'))
+            what = table['title'].rpartition(': ')[2]
+            rows.append([
+                _label(row),
+                (what[0].upper() + what[1:]) if counted else what.partition(' with ')[0],
+                f'{counted["params"] / 1e6:.1f}' if counted else '',
+                f'{counted["flops"] / 1e9:.0f} at {"x".join(map(str, shape_of(table, row)))}' if counted else '',
+                ', '.join(figures),
+                table['trained'] if counted and 'trained' in table else NOT_SAID,
+                table['checkpoint'] if counted and 'checkpoint' in table else NOT_SAID,
+            ])  # fmt: skip
+    rows.sort(key=lambda row: row[1])
+    head = ['network', 'what', 'M, counted', 'GFLOPs, counted', "authors' figures", 'trained for', 'checkpoint']
+    return f'## Every published figure on COCO and ADE20K\n\n{_DENSE_NOTE}\n\n{markdown(head, rows)}'
 
 
 def _label(row: Mapping[str, Any]) -> str:

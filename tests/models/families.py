@@ -172,6 +172,11 @@ FAMILIES = {
         neck=lambda channels, size: ConvPooling(channels, min(4 * channels, 960)),
         mixing_stages=(1, 2, 3),
     ),
+    'MetaFormer': Family(
+        dict(depths=[1, 2, 2, 1], channels=[8, 12, 16, 24], mlp_ratios=[2, 2, 2, 2]),
+        {'s12': 11_396_544},
+        options=dict(token_mixer='depthwise'),
+    ),
     'DSM': Family(
         dict(depths=[1, 2, 2, 1], channels=[8, 12, 16, 24], mlp_ratios=[2, 2, 2, 2], num_bands=4),
         {},
