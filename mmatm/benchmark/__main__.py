@@ -3,6 +3,7 @@ terminal, and everything as JSON."""
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmatm.models import ATMNet, backbone_class, backbones
 from mmatm.utils.environment import environment
 
 from .measure import peak_memory, precision, profile, time_all
-from .problems import ATMNET, LEVELS, Problem, prepare, problems
+from .problems import ATMNET, BASELINES, LEVELS, Problem, prepare, problems
 from .report import markdown, ratios, split_docs, update_docs
 
 _TYPES = {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -32,13 +33,25 @@ def main(arguments: list[str] | None = None) -> None:
         profiles={},
     )
     levels = [level for level in LEVELS if level in args.levels]
-    for problem in problems(levels, args.backbones, args.device, args.shape, args.peers, args.batch):
-        entry = measure(problem, args)
-        report['results'].append(entry)
-        figures = ', '.join(f'{way} {figures["median_ms"]:.2f} ms' for way, figures in entry['ways'].items())
-        print(f'{problem}: {figures}', file=sys.stderr, flush=True)
+    todo = problems(levels, args.networks, args.device, args.sizes, args.peers, args.ways)
+    minutes = len(todo) * args.seconds / 60
+    print(
+        f'{len(todo)} problems of {args.seconds:g} s, and more where that is too short for 5 runs: at least '
+        f'{minutes:.0f} minutes',
+        file=sys.stderr,
+        flush=True,
+    )
+    interrupted = False
+    try:
+        for problem in todo:
+            entry = measure(problem, args)
+            report['results'].append(entry)
+            figures = ', '.join(f'{way} {figures["median_ms"]:.2f} ms' for way, figures in entry['ways'].items())
+            print(f'{problem}: {figures}', file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
     report['ratios'] = ratios(report['results'])
-    if 'profile' in args.levels and args.device == 'cpu':
+    if 'profile' in args.levels and args.device == 'cpu' and not interrupted:
         for kind, arch in args.profiled:
             for training in (False, True):
                 problem = Problem('backbone', arch, 1, 512, 512, training, backbone=kind)
@@ -47,12 +60,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     text = markdown(report)
     print(text)
-    out = args.docs / f'benchmarks_{args.name}.json' if args.docs else args.out / f'benchmark_{args.name}.json'
+    # What is not whole does not go into the docs.
+    docs = None if interrupted else args.docs
+    out = docs / f'benchmarks_{args.name}.json' if docs else args.out / f'benchmark_{args.name}.json'
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + '\n')
     print(f'written: {out}')
-    if args.docs:
-        update_docs(args.docs / 'benchmarks.md', args.name, text)
+    if docs:
+        update_docs(docs / 'benchmarks.md', args.name, text)
+    if interrupted:
+        sys.exit(f'interrupted after {len(report["results"])} of {len(todo)} problems')
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -64,16 +81,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--levels', nargs='+', choices=levels, help='what to measure; default: all, backbone with --backbones'
     )
-    sizes = tuple(ATMNet.SIZES)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument('--archs', nargs='+', choices=sizes, default=sizes, help='sizes of ATMNet; default: all')
-    which.add_argument(
-        '--backbones', nargs='+', metavar='TYPE:ARCH', help='other backbones: mmatm.CASViT:s mmatm.RIFormer:s12'
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        metavar='TYPE:SIZE',
+        help='backbones, as mmatm.CASViT:s mmatm.RIFormer:s12; default: all sizes of ATMNet, with what it is made of',
     )
     parser.add_argument(
-        '--shape', nargs=2, type=int, metavar=('H', 'W'), help='of the images for whole backbones, `--batch` at a time'
+        '--sizes', nargs='+', default=[], metavar='BxHxW', help='images for whole backbones, as 800x1344 or 2x512x512'
     )
-    parser.add_argument('--batch', type=int, default=1, help='images at once with --shape; default: %(default)s')
+    parser.add_argument(
+        '--ways', nargs='+', default=[], help="what to measure beside mmatm's own, as 'Swin-T'; default: everything"
+    )
     parser.add_argument('--no-peers', dest='peers', action='store_false', help="leave out the toolboxes' backbones")
     parser.add_argument('--autocast', choices=_TYPES, help='default: none on the CPU, bf16 on a GPU')
     parser.add_argument('--compile', action='store_true', help='compile everything with torch.compile')
@@ -88,27 +107,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU that PyTorch can use; leave --device out to measure the CPU')
     args.profiled = [(ATMNET, 't')]
-    chosen = ['backbones'] if args.backbones else []
-    if args.backbones:
+    chosen = ['backbones'] if args.networks else []
+    known = {way for each in problems(LEVELS, [(kind, '') for kind in BASELINES], args.device) for way in each.ways}
+    if unknown := sorted(set(args.ways) - known):
+        parser.error(f'--ways: there is no {", ".join(unknown)}; there are {", ".join(sorted(known))}')
+    if args.networks:
         args.levels = args.levels or ('backbone',)
         if not {'backbone', 'profile'} & set(args.levels):
-            parser.error('--backbones are measured at the levels backbone and profile; add one of them to --levels')
+            parser.error('--networks are measured at the levels backbone and profile; add one of them to --levels')
         try:
-            args.backbones = args.profiled = [_backbone(entry) for entry in args.backbones]
+            args.networks = args.profiled = [_backbone(entry) for entry in args.networks]
         except InputError as error:
-            parser.error(f'--backbones: {error}')
+            parser.error(f'--networks: {error}')
     else:
         args.levels = args.levels or levels
-        args.backbones = [(ATMNET, arch) for arch in args.archs]
+        args.networks = [(ATMNET, arch) for arch in ATMNet.SIZES]
     usual = 'bf16' if args.device == 'cuda' else 'none'
     args.autocast = args.autocast or usual
     args.name = '-'.join(
         [args.device, *([] if args.autocast == usual else [args.autocast]), *(['compiled'] if args.compile else [])]
         + chosen
-        + (['x'.join(map(str, [*[args.batch] * (args.batch > 1), *args.shape]))] if args.shape else [])
+        + [size.removeprefix('1x') if size.count('x') == 2 else size for size in args.sizes]
     )
-    if args.batch != 1 and not args.shape:
-        parser.error('--batch is for --shape; the usual sizes have batches of their own')
+    for size in args.sizes:
+        if not re.fullmatch(r'([1-9]\d*x)?[1-9]\d*x[1-9]\d*', size):
+            parser.error(f'--sizes: {size} is not of the form BxHxW or HxW, as 2x800x1344')
+    args.sizes = [(1, *map(int, size.split('x')))[-3:] for size in args.sizes]
     if args.docs:
         try:
             split_docs(args.docs / 'benchmarks.md', args.name)

@@ -66,6 +66,7 @@ class Problem:
         stage: The stage of an operation or a mixer, from 0.
         backbone: The backbone's `type`; ATMNet's at the other levels.
         peers: Whether backbones of the toolboxes are measured beside it.
+        only: Names of ways to measure beside this project's own; all if there are none.
     """
 
     level: str
@@ -77,10 +78,15 @@ class Problem:
     stage: int | None = None
     backbone: str = ATMNET
     peers: bool = True
+    only: tuple[str, ...] = ()
 
     @property
     def ways(self) -> tuple[str, ...]:
         """Names for `prepare`; the first is what the others are compared with."""
+        base, *others = self._all_ways()
+        return base, *(way for way in others if not self.only or way in self.only)
+
+    def _all_ways(self) -> tuple[str, ...]:
         if self.level == 'operation':
             return 'mmatm', 'mmatm with FC', 'DeformConv baseline', 'copy'
         if self.level == 'mixer':
@@ -123,9 +129,9 @@ def problems(
     levels: Sequence[str],
     backbones: Sequence[tuple[str, str]],
     device: str,
-    shape: tuple[int, int] | None = None,
+    sizes: Sequence[tuple[int, int, int]] = (),
     peers: bool = True,
-    batch: int = 1,
+    only: Sequence[str] = (),
 ) -> list[Problem]:
     """All problems of some levels; batches fit the device.
 
@@ -133,39 +139,29 @@ def problems(
         levels: Of `LEVELS`.
         backbones: The `type` and size of those to measure at the level of whole backbones.
         device: ``'cpu'`` or ``'cuda'``.
-        shape: (H, W) of images for whole backbones in place of the usual ones.
+        sizes: (B, H, W) of images for whole backbones in place of the usual ones.
         peers: Whether whole backbones are measured beside those of the toolboxes.
-        batch: Images at once, with `shape`.
+        only: As of `Problem`.
     """
-    batches = {'inference': {224: 64, 512: 16}, 'training': {224: 64, 512: 16}}
-    if device == 'cpu':
-        batches = {'inference': {224: 1, 512: 1}, 'training': {224: 4, 512: 1}}
+    several = (1, 4, 1) if device == 'cpu' else (64, 64, 16)
+    # In inference and in training.
+    usual = [((several[0], 224, 224), (several[1], 224, 224)), ((several[2], 512, 512), (several[2], 512, 512))]
     found = []
     for level in levels:
         if level == 'backbone':
             found += [
-                Problem(
-                    level,
-                    arch,
-                    batch if shape else batches[mode][size[0]],
-                    *size,
-                    mode == 'training',
-                    None,
-                    kind,
-                    peers,
-                )
+                Problem(level, arch, *size, training, None, kind, peers, tuple(only))
                 for kind, arch in backbones
-                for size in ([shape] if shape else [(224, 224), (512, 512)])
-                for mode in ('inference', 'training')
+                for pair in ([(size, size) for size in sizes] or usual)
+                for training, size in zip((False, True), pair, strict=True)
             ]
-            if device == 'cpu' and (ATMNET, 't') in backbones and not shape:
-                found.append(Problem(level, 't', 8, 224, 224, training=False))
+            if device == 'cpu' and (ATMNET, 't') in backbones and not sizes:
+                found.append(Problem(level, 't', 8, 224, 224, training=False, peers=peers, only=tuple(only)))
         else:
-            sizes = ((64, 64), (512, 512), (800, 1280)) if level == 'operation' else ((512, 512),)
-            several = 1 if device == 'cpu' else 8
+            images = ((64, 64), (512, 512), (800, 1280)) if level == 'operation' else ((512, 512),)
             found += [
-                Problem(level, 't', several, *size, training, stage)
-                for size in sizes
+                Problem(level, 't', 1 if device == 'cpu' else 8, *size, training, stage, only=tuple(only))
+                for size in images
                 for training in (False, True)
                 for stage in range(4)
             ]
