@@ -166,7 +166,7 @@ def test_subclasses_with_a_constructor_of_their_own(name, tmp_path):
 
     class Gated(OWN[name]):
         def __init__(self, *, gate):
-            super().__init__(FAMILIES[name].tiny)
+            super().__init__(FAMILIES[name].tiny, **FAMILIES[name].options)
             self.gate = nn.Parameter(torch.full((1,), gate))
 
     state = tiny(name).state_dict()
