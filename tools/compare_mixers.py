@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument('--budget', type=int, default=600, help='iterations of each; by default %(default)s')
     parser.add_argument('--jobs', type=int, default=1, help='trainings at once; by default %(default)s')
     parser.add_argument('--steps', nargs='*', choices=STEPS, default=STEPS, help='what to do; by default all of these')
+    parser.add_argument('--redo', action='store_true', help='forget first what is known of --mixers, to begin anew')
     parser.add_argument('--seconds', type=float, default=2.0, help='to time each mixer and size; default %(default)s')
     parser.add_argument(
         '--work-dirs', type=Path, default=ROOT / 'work_dirs/compare_mixers', help='directory for the work_dirs'
@@ -50,8 +52,11 @@ def main() -> None:
         raise InputError('--budget must be 20 or more, --seeds and --jobs 1 or more')
     sys.path.insert(0, str(Path.cwd()))
     for module in args.imports:
-        importlib.import_module(module)
-    mixers = args.mixers or known_mixers()
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f'--imports: {module} cannot be imported from {Path.cwd()}: {error}') from error
+    mixers = list(dict.fromkeys(args.mixers or known_mixers()))
     if unknown := sorted(set(mixers) - set(known_mixers())):
         raise InputError(f'no token mixer {", ".join(unknown)}; there are {", ".join(known_mixers())}')
     out = args.out or args.work_dirs
@@ -62,6 +67,10 @@ def main() -> None:
         for mixer in mixers
     ]
     record = Record(out / 'mixers.json')
+    if args.redo:
+        for each in runs:
+            each.forget()
+        record.forget(mixers)
     if 'train' in args.steps:
         done = sum(each.result() is not None for each in runs)
         with counting_bar('trainings', done, len(runs)) as advance:
@@ -71,18 +80,15 @@ def main() -> None:
         from mmatm.comparison.behaviour import observe
 
         observed = record.of_training(runs[0])['observed']
-        record.fill(observed, {r.mixer: lambda r=r: observe(r) for r in runs if r.seed == 0}, 'observed')
+        record.fill(observed, {r.mixer: partial(observe, r) for r in runs if r.seed == 0}, 'observed')
     if 'count' in args.steps:
-        record.fill(record.content['counts'], {m: lambda m=m: static(m) for m in mixers}, 'counted')
+        record.fill(record.content['counts'], {m: partial(static, m) for m in mixers}, 'counted')
     if 'time' in args.steps:
-        costs = measure(mixers, device(), args.seconds)
-        record.content['costs'][device()] = dict(environment=environment(device()), mixers=costs)
-        record.save()
+        record.time(mixers, args.seconds)
     if 'export' in args.steps:
         config = ROOT / 'configs/metaformer/upernet_metaformer_mini_shapes.py'
-        record.fill(record.content['onnx'], {m: lambda m=m: export_deviation(m, config) for m in mixers}, 'exported')
-    write(record.content, out)
-    print(f'written: {out / "mixers.md"}, with mixers.json and charts beside it')
+        record.fill(record.content['onnx'], {m: partial(export_deviation, m, config) for m in mixers}, 'exported')
+    print('written:', record.path, *write(record.content, out))
 
 
 class Record:
@@ -98,16 +104,35 @@ class Record:
             Path(unfinished).write_text(json.dumps(self.content, indent=1) + '\n')
 
     def of_training(self, training: Run) -> dict[str, Any]:
-        return self.content['trainings'].setdefault(training.comparison, dict(on={}, miou={}, observed={}))
+        return self.content['trainings'].setdefault(training.comparison, dict(on=[], miou={}, observed={}))
+
+    def forget(self, mixers: list[str]) -> None:
+        """Forgets all that is known of some mixers."""
+        content = self.content
+        trainings = [part for each in content['trainings'].values() for part in (each['miou'], each['observed'])]
+        costs = [each['mixers'] for each in content['costs'].values()]
+        for part in (*trainings, *costs, content['counts'], content['onnx']):
+            for mixer in mixers:
+                part.pop(mixer, None)
 
     def add_results(self, runs: list[Run]) -> None:
         """Adds what the trainings reached, as far as they are done."""
         for each in runs:
             if (miou := each.result()) is not None:
                 entry = self.of_training(each)
-                entry['on'] = each.where() or entry['on']
+                if each.where() not in entry['on']:
+                    entry['on'].append(each.where())
                 entry['miou'].setdefault(each.mixer, {})[str(each.seed)] = miou
         self.save()
+
+    def time(self, mixers: list[str], seconds: float) -> None:
+        """Times mixers, if some are not known, with all others that are: only times of one run can be compared."""
+        known = self.content['costs'].get(device(), {}).get('mixers', {})
+        if missing := [mixer for mixer in mixers if mixer not in known]:
+            together = [*(mixer for mixer in known if mixer in known_mixers()), *missing]
+            costs = measure(together, device(), seconds)
+            self.content['costs'][device()] = dict(environment=environment(device()), mixers=costs)
+            self.save()
 
     def fill(self, known: dict[str, Any], missing: dict[str, Callable[[], Any]], name: str) -> None:
         """Computes what is not known yet."""

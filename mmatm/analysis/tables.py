@@ -145,15 +145,15 @@ def _dense_table(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]]
             if table['task'] == 'Image Classification' or not figures or not row['model'].startswith(names):
                 continue
             counted = counts.get(row.get('config'))
-            what = table['title'].rpartition(': ')[2]
+            what, own = table['title'].rpartition(': ')[2], is_own(table, row)
             rows.append([
                 _label(row),
-                (what[0].upper() + what[1:]) if counted else what.partition(' with ')[0],
+                (what[0].upper() + what[1:]) if own else what.partition(' with ')[0],
                 f'{counted["params"] / 1e6:.1f}' if counted else '',
                 f'{counted["flops"] / 1e9:.0f} at {"x".join(map(str, shape_of(table, row)))}' if counted else '',
                 ', '.join(figures),
-                table['trained'] if counted and 'trained' in table else NOT_SAID,
-                table['checkpoint'] if counted and 'checkpoint' in table else NOT_SAID,
+                table.get('trained', NOT_SAID) if own else NOT_SAID,
+                table.get('checkpoint', NOT_SAID) if own else NOT_SAID,
             ])  # fmt: skip
     rows.sort(key=lambda row: row[1])
     head = ['network', 'what', 'M, counted', 'GFLOPs, counted', "authors' figures", 'trained for', 'checkpoint']

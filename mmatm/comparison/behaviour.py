@@ -1,23 +1,21 @@
 """What a trained segmentor of the comparison does to images: how its predictions move, and how far a token looks."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import DATASETS
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmatm.apis.inference import load_model
 from mmatm.config import load_config
-from mmatm.datasets.data_check import innermost_dataset
-from mmatm.visualization.panels import read_image
 from mmatm.visualization.receptive_field import receptive_field
 
 from .training import Run
 
 CUT = 8  # pixels that are cut off an image, so that there is something to move into
-LAYER = 'stages.2.blocks.3'  # the last block of stage 2, with 16 pixels per token
+STAGE = 2  # whose last block is looked at; a token is 16x16 pixels
 
 
 def observe(run: Run, images: int = 50) -> dict[str, float]:
@@ -35,9 +33,11 @@ def observe(run: Run, images: int = 50) -> dict[str, float]:
     run.write_config()
     cfg = load_config(str(run.config))
     model = load_model(cfg, str(run.checkpoint))
-    dataset = innermost_dataset(cfg.val_dataloader.dataset)
-    folder = Path(dataset.data_root) / dataset.data_prefix.img_path
-    inputs = [read_image(model, str(path)).inputs for path in sorted(folder.glob('*.jpg'))[:images]]
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    inputs = [
+        model.data_preprocessor({'inputs': [dataset[i]['inputs']], 'data_samples': None}, False)['inputs']
+        for i in range(min(images, len(dataset)))
+    ]
     return dict(
         shift=_mean([agreement(model, x, 1) for x in inputs]),
         odd=_mean([agreement(model, x, 0) for x in inputs]),
@@ -74,9 +74,10 @@ def _classes(model: BaseModel, image: Tensor) -> Tensor:
 
 
 def half_width(model: BaseModel, image: Tensor) -> float:
-    """The side, in pixels, of the smallest square around `LAYER`'s middle token that holds half of its gradient."""
+    """The side, in pixels, of the smallest square around `STAGE`'s middle token that holds half of its gradient."""
     token = tuple(-(-side // 16) // 2 for side in image.shape[2:])
-    (field,) = receptive_field(model.backbone, image, LAYER, [token])
+    layer = f'stages.{STAGE}.blocks.{len(model.backbone.stages[STAGE].blocks) - 1}'
+    (field,) = receptive_field(model.backbone, image, layer, [token])
     return side_of_half(field, [16 * index for index in token])
 
 

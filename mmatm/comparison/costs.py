@@ -1,5 +1,6 @@
 """What a token mixer costs in `mmatm.MetaFormer`: parameters, FLOPs, time, memory, and how time grows with pixels."""
 
+import importlib
 import math
 import statistics
 import tempfile
@@ -65,7 +66,8 @@ def measure(mixers: Sequence[str], device: str, seconds: float) -> dict[str, dic
             found[mixer]['ms'][column] = times['median_ms']
         del runs
     for mixer in mixers:
-        found[mixer]['peak_mib'] = peak_memory(device, prepare, mixer, TRAINED, True, device)
+        home = TOKEN_MIXERS.get(mixer).__module__  # which another process has to import
+        found[mixer]['peak_mib'] = peak_memory(device, prepare, mixer, TRAINED, True, device, home)
         found[mixer]['one_ms'] = {}
     for side in SIDES:
         runs = {mixer: _prepare_one(mixer, side // 4, device) for mixer in mixers}
@@ -76,8 +78,20 @@ def measure(mixers: Sequence[str], device: str, seconds: float) -> dict[str, dic
     return found
 
 
-def prepare(mixer: str, what: tuple[str, int, int], training: bool, device: str) -> Callable[[], None]:
-    """A function that runs a network once on one image: a forward pass, or a training step without an optimizer."""
+def prepare(
+    mixer: str, what: tuple[str, int, int], training: bool, device: str, home: str | None = None
+) -> Callable[[], None]:
+    """A function that runs a network once on one image: a forward pass, or a training step without an optimizer.
+
+    Args:
+        mixer: Its name.
+        what: As in `TIMES`.
+        training: Whether it is a training step.
+        device: ``'cpu'`` or ``'cuda'``.
+        home: The module that registers the mixer, where it may not be imported yet.
+    """
+    if home is not None:
+        importlib.import_module(home)
     arch, *shape = what
     torch.manual_seed(0)
     model = MetaFormer(arch, token_mixer=mixer).to(device).train(training)

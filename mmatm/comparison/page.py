@@ -25,7 +25,6 @@ OF = {
     'attention': 'control',
 }
 NOT_MEASURED = 'not measured'
-MAIN = 'shapes_mini_600'
 BEGIN, END = '<!-- begin figures -->\n', '<!-- end figures -->\n'
 
 
@@ -37,18 +36,24 @@ def figures(record: Mapping[str, Any]) -> str:
             `costs.measure`, `onnx` as `costs.export_deviation`, all by mixer; `trainings` by the name of the
             comparison, with `on`, `miou` by mixer and seed, and `observed` by mixer.
     """
-    mixers = list(record['counts'])
-    parts = [_accuracy(name, entry, mixers) for name, entry in record['trainings'].items()]
-    parts += ['### Counted', _counts(record['counts'])]
+    parts = []
+    for name, entry in record['trainings'].items():
+        parts += [_accuracy(name, entry)]
+        if entry['observed']:
+            parts += ['What the predictions of seed 0 do:', _behaviour(entry['observed'])]
+    if record['counts']:
+        parts += ['### Counted', _counts(record['counts'])]
     for device, entry in record['costs'].items():
-        parts += [f'### Time and memory on a {"GPU" if device == "cuda" else "CPU"}', _seen(entry['environment'])]
+        parts += [f'### Time and memory on a {"GPU" if device == "cuda" else "CPU"}', _seen([entry['environment']])]
         parts += [_costs(entry['mixers'])]
-    parts += ['### What its predictions do, and ONNX', _behaviour(record, mixers)]
+    if record['onnx']:
+        parts += ['### Exported to ONNX', _exports(record['onnx'])]
     return '\n\n'.join(parts) + '\n'
 
 
-def _seen(environment: Mapping[str, Any]) -> str:
-    return f'Seen with: {", ".join(f"{key} {value}" for key, value in environment.items())}.'
+def _seen(environments: Iterable[Mapping[str, Any]]) -> str:
+    each = (', '.join(f'{key} {value}' for key, value in environment.items()) for environment in environments)
+    return f'Seen with: {"; ".join(each)}.'
 
 
 def _label(mixer: str) -> str:
@@ -64,18 +69,14 @@ def mean_and_deviation(values: Iterable[float]) -> str:
     return f'{mean} ± {statistics.stdev(values):.1f}' if len(values) > 1 else mean
 
 
-def _accuracy(name: str, entry: Mapping[str, Any], mixers: Iterable[str]) -> str:
+def _accuracy(name: str, entry: Mapping[str, Any]) -> str:
     data, size, budget = name.rsplit('_', 2)
     rows = []
-    for mixer in mixers:
-        found = entry['miou'].get(mixer, {})
+    for mixer, found in sorted(entry['miou'].items(), key=lambda item: -statistics.mean(item[1].values())):
         seeds = ', '.join(f'{found[seed]:.1f}' for seed in sorted(found, key=int))
-        rows.append((statistics.mean(found.values()) if found else -1.0, [
-            _label(mixer), mean_and_deviation(found.values()), seeds,
-        ]))  # fmt: skip
-    rows.sort(key=lambda row: -row[0])
+        rows.append([_label(mixer), mean_and_deviation(found.values()), seeds])
     title = f'### mIoU on {data}: MetaFormer of size {size}, {budget} iterations'
-    return '\n\n'.join([title, _seen(entry['on']), table(['mixer', 'mIoU', 'of each seed'], [row for _, row in rows])])
+    return '\n\n'.join([title, _seen(entry['on']), table(['mixer', 'mIoU', 'of each seed'], rows)])
 
 
 def _counts(counts: Mapping[str, Any]) -> str:
@@ -104,29 +105,31 @@ def _costs(costs: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _behaviour(record: Mapping[str, Any], mixers: Iterable[str]) -> str:
-    observed = record['trainings'].get(MAIN, {}).get('observed', {})
-    rows = []
-    for mixer in mixers:
-        seen, deviation = observed.get(mixer), record['onnx'].get(mixer, NOT_MEASURED)
-        rows.append([
-            _label(mixer),
-            *((f'{100 * seen["shift"]:.1f} %', f'{100 * seen["odd"]:.1f} %') if seen else [NOT_MEASURED] * 2),
-            f'{seen["field"]:.0f}' if seen else NOT_MEASURED,
-            deviation if isinstance(deviation, str) else f'{deviation:.0e}',
-        ])  # fmt: skip
-    return table(
-        ['mixer', 'kept when moved by a pixel', 'kept at an odd size', 'half of the gradient, pixels', 'ONNX deviates'],
-        rows,
-    )
+def _behaviour(observed: Mapping[str, Any]) -> str:
+    head = ['mixer', 'kept when moved by a pixel', 'kept at an odd size', 'half of the gradient, pixels']
+    return table(head, [
+        [_label(mixer), f'{100 * seen["shift"]:.1f} %', f'{100 * seen["odd"]:.1f} %', f'{seen["field"]:.0f}']
+        for mixer, seen in observed.items()
+    ])  # fmt: skip
 
 
-def write(record: Mapping[str, Any], folder: Path) -> None:
-    """Puts the tables into mixers.md, which is begun if it is not there, and draws the charts beside it."""
+def _exports(deviations: Mapping[str, float | str]) -> str:
+    return table(['mixer', 'largest deviation'], [
+        [_label(mixer), deviation if isinstance(deviation, str) else f'{deviation:.0e}']
+        for mixer, deviation in deviations.items()
+    ])  # fmt: skip
+
+
+def write(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Puts the tables into mixers.md, which is begun if it is not there, and draws the charts beside it.
+
+    Returns:
+        The files that were written: a chart needs trainings, or times.
+    """
     path = folder / 'mixers.md'
     before, after = split(path.read_text()) if path.is_file() else (f'# Token mixers compared\n\n{BEGIN}', END)
     path.write_text(f'{before}\n{figures(record)}\n{after}')
-    draw(record, folder)
+    return [path, *draw(record, folder)]
 
 
 def split(text: str) -> tuple[str, str]:
@@ -136,17 +139,24 @@ def split(text: str) -> tuple[str, str]:
     return before + BEGIN, END + after
 
 
-def draw(record: Mapping[str, Any], folder: Path) -> None:
-    """Draws mIoU against time into mixers.svg, and time against pixels into cost.svg."""
+def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draws mIoU of the first trainings against time into mixers.svg, and time against pixels into cost.svg.
+
+    Returns:
+        Those that were drawn.
+    """
     import matplotlib
 
     matplotlib.use('svg')
     from matplotlib import pyplot
 
     matplotlib.rcParams['svg.hashsalt'] = 'mixers'
-    costs = record['costs'].get('cpu', {}).get('mixers', {})
-    miou = {m: list(found.values()) for m, found in record['trainings'].get(MAIN, {}).get('miou', {}).items() if found}
+    device = next(iter(record['costs']), 'cpu')
+    costs = record['costs'].get(device, {}).get('mixers', {})
+    trainings, entry = next(iter(record['trainings'].items()), ('', {'miou': {}}))
+    miou = {mixer: list(found.values()) for mixer, found in entry['miou'].items()}
     points = {m: (costs[m]['ms']['mini 512x512'], statistics.mean(miou[m])) for m in miou if m in costs}
+    drawn = []
     if points:
         figure, axes = pyplot.subplots(figsize=(8, 5), layout='constrained')
         best = _pareto(points)
@@ -158,10 +168,11 @@ def draw(record: Mapping[str, Any], folder: Path) -> None:
             axes.annotate(mixer, (ms, mean), xytext=(6, 4), textcoords='offset points', fontsize=9)
         axes.set_xscale('log')
         axes.set(
-            xlabel='one 512x512 image through the backbone on a CPU, ms',
-            ylabel='mIoU on images of shapes, mean and standard deviation over seeds',
+            xlabel=f'one 512x512 image through the mini backbone on a {device.upper()}, ms',
+            ylabel='mIoU ({}, {}, {} iterations): mean and deviation'.format(*trainings.rsplit('_', 2)),
         )
-        figure.savefig(folder / 'mixers.svg', metadata={'Date': None})
+        drawn.append(folder / 'mixers.svg')
+        figure.savefig(drawn[-1], metadata={'Date': None})
         pyplot.close(figure)
     if costs:
         figure, axes = pyplot.subplots(figsize=(7, 5), layout='constrained')
@@ -172,8 +183,10 @@ def draw(record: Mapping[str, Any], folder: Path) -> None:
         axes.minorticks_off()
         axes.set(xlabel='side of the image, pixels', ylabel=f'one mixer of {CHANNELS} channels, ms')
         axes.legend(fontsize='x-small')
-        figure.savefig(folder / 'cost.svg', metadata={'Date': None})
+        drawn.append(folder / 'cost.svg')
+        figure.savefig(drawn[-1], metadata={'Date': None})
         pyplot.close(figure)
+    return drawn
 
 
 def _pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -4,7 +4,9 @@ A training that was interrupted goes on from its last checkpoint, one that is do
 work_dir are all that is known of it.
 """
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +49,11 @@ class Run:
     @property
     def comparison(self) -> str:
         """A name of what is to be compared with each other."""
-        return f'{Path(self.data).name}_{self.size}_{self.budget}'
+        name = self.data
+        if name not in DATA:  # two directories may have one name
+            path = Path(self.data).resolve()
+            name = f'{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}'
+        return f'{name}_{self.size}_{self.budget}'
 
     @property
     def folder(self) -> Path:
@@ -72,8 +78,15 @@ class Run:
     def result(self) -> float | None:
         """mIoU in percent after the last iteration; None if it is not done."""
         path = self.folder / 'curves.json'
-        metrics = json.loads(path.read_text()) if path.is_file() else {}
-        return metrics.get(str(self.budget), {}).get('mIoU')
+        metrics = json.loads(path.read_text()).get(str(self.budget), {}) if path.is_file() else {}
+        path = self.folder / f'result_{self.checkpoint.stem}.json'  # of tools/test.py
+        if not metrics and path.is_file():
+            metrics = json.loads(path.read_text())['metrics']
+        return metrics.get('mIoU')
+
+    def forget(self) -> None:
+        """Removes the work_dir."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def where(self) -> dict[str, Any]:
         """What it was trained with and on."""
@@ -125,7 +138,10 @@ def _read_classes(folder: Path) -> list[str]:
             f'{folder} needs images/ and annotations/ in the layout of ADE20K, and classes.txt with the name of a '
             f'class on each line, but there is no {path}'
         )
-    return path.read_text().splitlines()
+    classes = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if len(classes) < 2:
+        raise InputError(f'{path} must name two classes or more, one on each line')
+    return classes
 
 
 def train_all(runs: Iterable[Run], jobs: int, done: Callable[[int], None]) -> None:
@@ -147,7 +163,11 @@ def train_all(runs: Iterable[Run], jobs: int, done: Callable[[int], None]) -> No
 
 def _train(run: Run, threads: int) -> None:
     log = run.folder / 'output.txt'
-    run_tool(log, threads, 'train.py', str(run.config), '--work-dir', str(run.folder), '--resume')
-    (run.folder / 'environment.json').write_text(json.dumps(environment(device())))
+    (run.folder / 'environment.json').write_text(json.dumps({**environment(device()), 'threads': threads}))
+    work_dir = ['--work-dir', str(run.folder)]
+    if not run.checkpoint.is_file():
+        run_tool(log, threads, 'train.py', str(run.config), *work_dir, '--resume')
+    if run.result() is None:  # stopped during the validation, which follows the last checkpoint
+        run_tool(log, threads, 'test.py', str(run.config), str(run.checkpoint), *work_dir)
     if run.result() is None:
         raise InputError(f'training {run.mixer} with seed {run.seed} left no result, see {log}')

@@ -147,11 +147,11 @@ def _find_mixers(names: str | Sequence[str]) -> tuple[type[nn.Module], ...]:
     Raises:
         InputError: A name that is not registered, or a list of another length than four.
     """
-    each = [names] * NUM_STAGES if isinstance(names, str) else list(names)
+    each = list(names) if isinstance(names, (list, tuple)) else [names] * NUM_STAGES
     if len(each) != NUM_STAGES:
         raise InputError(f'token_mixer is one name, or a list of {NUM_STAGES}, not of {len(each)}')
     for name in each:
-        if TOKEN_MIXERS.get(name) is None:
+        if not name or not isinstance(name, str) or TOKEN_MIXERS.get(name) is None:
             raise InputError(
                 f'there is no token mixer {name!r}; there are {", ".join(TOKEN_MIXERS.module_dict)}. One of yours is '
                 'registered by @mmatm.registry.TOKEN_MIXERS.register_module(NAME), in a file that custom_imports of '

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmatm.errors import InputError
 from mmatm.ops import axial_sample_stacked
 from mmatm.ops.biased_attention import resize_flat
 from mmatm.ops.precision import without_autocast
@@ -26,6 +27,12 @@ from .transxnet import DualMixer
 _HEAD = 32  # channels of a head of attention
 
 
+def _require(mixer: str, channels: int, multiple: int) -> None:
+    """Raises an `InputError` where the channels of a stage do not fit a mixer."""
+    if channels % multiple:
+        raise InputError(f'the token mixer {mixer} needs a multiple of {multiple} channels, not {channels}')
+
+
 def _to_tokens(x: Tensor) -> Tensor:
     """Feature map (B, C, H, W) -> token map (B, H, W, C)."""
     return x.permute(0, 2, 3, 1)
@@ -38,11 +45,13 @@ def _to_maps(x: Tensor) -> Tensor:
 
 @TOKEN_MIXERS.register_module('active')
 class Active(ActiveTokenMixer):
-    """ATMNet's, with offsets predicted from its own input by a linear layer, as often as there is a mixer."""
+    """ATMNet's, with offsets predicted from its own input by a linear layer, in every block."""
 
     def __init__(self, channels: int, stage: int) -> None:
         super().__init__(channels)
-        self.offset = nn.Linear(channels, 2 * channels // (2, 4, 4, 8)[stage])
+        share = (2, 4, 4, 8)[stage]  # channels that have an offset in common, as in ATMNet
+        _require('active', channels, share)
+        self.offset = nn.Linear(channels, 2 * channels // share)
 
     def forward(self, x: Tensor) -> Tensor:
         x = _to_tokens(x)
@@ -76,11 +85,12 @@ class DualDynamic(DualMixer):
     def __init__(self, channels: int, stage: int, side: int) -> None:
         self.sr_ratio = (8, 4, 2, 1)[stage]
         heads = max(1, channels // (2 * _HEAD))
+        _require('dual_dynamic', channels, 2 * heads)
         super().__init__(channels, num_heads=heads, sr_ratio=self.sr_ratio)
         self.bias = nn.Parameter(torch.zeros(1, heads, side**2, self._keys(side) ** 2))
 
     def _keys(self, side: int) -> int:
-        return -(-side // self.sr_ratio)
+        return (side + self.sr_ratio - 1) // self.sr_ratio  # ONNX rounds quotients of negative numbers up
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -94,7 +104,15 @@ class DualDynamic(DualMixer):
 
 TOKEN_MIXERS.register_module('additive', module=AdditiveTokenMixer)
 TOKEN_MIXERS.register_module('ffnified', module=FFNifiedAttention)
-TOKEN_MIXERS.register_module('adaptive_frequency', module=AdaptiveFrequencyFilter)
+
+
+@TOKEN_MIXERS.register_module('adaptive_frequency')
+class AdaptiveFrequency(AdaptiveFrequencyFilter):
+    """AFFNet's."""
+
+    def __init__(self, channels: int) -> None:
+        _require('adaptive_frequency', channels, self.GROUPS)
+        super().__init__(channels)
 
 
 @TOKEN_MIXERS.register_module('dynamic_filter')
@@ -121,7 +139,7 @@ class DynamicSpectrum(SpectrumMixer):
 
 @TOKEN_MIXERS.register_module('identity')
 class Affine(nn.Module):
-    """RIFormer's: no mixing, but a factor and a bias for each channel, with the shortcut at first 1 and 0."""
+    """RIFormer's: no mixing, but a factor and a bias for each channel; its output is at first 0."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -158,6 +176,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = max(1, channels // _HEAD)
+        _require('attention', channels, self.heads)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 

@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
+from mmatm.comparison import costs, page
 from mmatm.comparison.behaviour import agreement, side_of_half
 from mmatm.comparison.costs import exponent, known_mixers, static
 from mmatm.comparison.page import BEGIN, END, _pareto, figures, mean_and_deviation, write
@@ -106,12 +107,12 @@ def test_mean_and_deviation():
 
 
 def test_what_stands_around_the_tables_is_kept(tmp_path):
-    page = tmp_path / 'mixers.md'
-    page.write_text(f'before\n{BEGIN}old\n{END}after\n')
-    write(dict(trainings={}, counts={}, costs={}, onnx={}), tmp_path)
-    assert page.read_text().startswith('before\n')
-    assert page.read_text().endswith('after\n')
-    assert 'old' not in page.read_text()
+    path = tmp_path / 'mixers.md'
+    path.write_text(f'before\n{BEGIN}old\n{END}after\n')
+    assert write(dict(trainings={}, counts={}, costs={}, onnx={}), tmp_path) == [path]
+    assert path.read_text().startswith('before\n')
+    assert path.read_text().endswith('after\n')
+    assert 'old' not in path.read_text()
 
 
 def test_a_task_that_fails_ends_the_others(tmp_path):
@@ -121,8 +122,8 @@ def test_a_task_that_fails_ends_the_others(tmp_path):
         raise InputError('no')
 
     with pytest.raises(InputError, match='no'):
-        run_all([lambda threads: done.append(threads), fail, *[lambda threads: done.append(threads)] * 3], 1, int)
-    assert len(done) < 4
+        run_all([done.append, fail, *[done.append] * 3], 1, int)
+    assert len(done) == 1
     with pytest.raises(InputError, match=r'train\.py failed, see .*output\.txt: error: there is no config'):
         run_tool(tmp_path / 'output.txt', 1, 'train.py', 'configs/no_such.py')
 
@@ -133,13 +134,18 @@ def test_data_of_a_users_own(tmp_path):
     run = Run(str(tmp_path), 'cycle', 1, 40, 'mini', tmp_path / 'runs', ())
     with pytest.raises(InputError, match=r'there is no .*classes\.txt'):
         run.write_config()
-    (tmp_path / 'classes.txt').write_text('cat\ndog\n')
+    (tmp_path / 'classes.txt').write_text('cat\n')
+    with pytest.raises(InputError, match='two classes or more'):
+        run.write_config()
+    (tmp_path / 'classes.txt').write_text('cat\n\ndog\n\n')
     run.write_config()
     cfg = Config.fromfile(run.config)
     assert cfg.train_dataloader.dataset.metainfo.classes == ['cat', 'dog']
     assert cfg.val_dataloader.dataset.data_root == str(tmp_path)
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 2
     assert cfg.model.backbone.token_mixer == 'cycle'
+    (tmp_path / 'shapes').mkdir()
+    assert Run(str(tmp_path / 'shapes'), 'cycle', 1, 40, 'mini', tmp_path).comparison.startswith('shapes-')
     assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == 40
     with pytest.raises(InputError, match='there is no recipe for size s12 on shapes'):
         Run('shapes', 'cycle', 0, 40, 's12', tmp_path).write_config()
@@ -159,19 +165,38 @@ class Mine(nn.Conv2d):
 
 
 @pytest.mark.usefixtures('forget_mixers')
-def test_a_users_mixer_by_the_command(tmp_path, monkeypatch, shapes, command):
-    """Trained, stopped and called again, looked at and written; the training is not repeated."""
+def test_a_users_mixer_by_the_command(tmp_path, monkeypatch, shapes, command, error_of):
+    """Trained, looked at, timed and written; what is known is not done again."""
     (tmp_path / 'my_mixers.py').write_text(MINE)
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/shapes').symlink_to(shapes)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(costs, 'TIMES', {'mini 512x512': ('mini', 64, 64)})
+    monkeypatch.setattr(costs, 'TRAINED', ('mini', 64, 64))
+    monkeypatch.setattr(costs, 'SIDES', (64, 96))
+    monkeypatch.setattr(page, 'TIMES', costs.TIMES)
+    monkeypatch.setattr(page, 'SIDES', costs.SIDES)
     words = ['--imports', 'my_mixers', '--mixers', 'mine', '--seeds', '1', '--budget', '20', '--work-dirs', 'runs']
-    assert command('compare_mixers.py', *words, '--steps', 'train', 'observe')
-    page = Path('runs/mixers.md').read_text()
-    assert '| `mine` |' in page
-    record = json.loads(Path('runs/mixers.json').read_text())['trainings']['shapes_mini_20']
-    assert set(record['miou']['mine']) == {'0'}
-    log = Path('runs/shapes_mini_20/mine/seed0/output.txt')
-    before = log.read_text()
-    assert command('compare_mixers.py', *words, '--steps', 'train')
+    said = command('compare_mixers.py', *words, '--seconds', '0.01', '--steps', 'train', 'observe', 'time')
+    assert said.split() == ['written:', *(f'runs/mixers.{x}' for x in ('json', 'md', 'svg')), 'runs/cost.svg']
+    text = Path('runs/mixers.md').read_text()
+    assert text.count('| `mine` |') == 3
+    record = json.loads(Path('runs/mixers.json').read_text())
+    assert set(record['trainings']['shapes_mini_20']['miou']['mine']) == {'0'}
+    assert record['costs']['cpu']['mixers']['mine']['peak_mib'] > 1
+
+    folder = Path('runs/shapes_mini_20/mine/seed0')
+    log, before = folder / 'output.txt', (folder / 'output.txt').read_text()
+    command('compare_mixers.py', *words, '--steps', 'train', 'observe', 'time')
     assert log.read_text() == before
+    assert json.loads(Path('runs/mixers.json').read_text()) == record
+    # As if it had been killed in the last validation.
+    (folder / 'curves.json').unlink()
+    command('compare_mixers.py', *words, '--steps', 'train')
+    assert json.loads(Path('runs/mixers.json').read_text())['trainings'] == record['trainings']
+    command('compare_mixers.py', *words, '--redo', '--steps')
+    assert not folder.exists()
+    assert '`mine`' not in Path('runs/mixers.md').read_text()
+    assert 'no_such cannot be imported from' in error_of('compare_mixers.py', '--imports', 'no_such')
+    assert 'no token mixer none_such; there are active' in error_of('compare_mixers.py', '--mixers', 'none_such')
+    assert '--budget must be 20 or more' in error_of('compare_mixers.py', '--budget', '3')

@@ -8,7 +8,18 @@ from torch.testing import assert_close
 from mmatm.errors import InputError
 from mmatm.models import MetaFormer
 from mmatm.models.active_token_mixer import ActiveTokenMixer
-from mmatm.models.token_mixers import Affine, Attention, Cycle, DualDynamic, Pooling
+from mmatm.models.dfformer import DynamicFilter
+from mmatm.models.dsm import SpectrumMixer
+from mmatm.models.token_mixers import (
+    Active,
+    Affine,
+    Attention,
+    Cycle,
+    DualDynamic,
+    DynamicFilterOfMaps,
+    DynamicSpectrum,
+    Pooling,
+)
 from mmatm.registry import TOKEN_MIXERS
 
 NAMES = [
@@ -49,6 +60,33 @@ def test_cycle_reads_the_neighbours_of_cyclemlp():
     channel = torch.arange(8)
     offset = ((channel + 1) % 3 - 1).double().repeat(2).expand(2, 5, 7, 16)
     assert_close(cycle(x), active(x.permute(0, 2, 3, 1).contiguous(), offset).permute(0, 3, 1, 2))
+
+
+def test_mixers_of_token_maps_take_feature_maps():
+    """Each as its network's own class on the permuted map, at a size other than the bank's, not square."""
+    x = torch.randn(2, 16, 6, 9, generator=torch.Generator().manual_seed(0))
+    tokens = x.permute(0, 2, 3, 1)
+    for own, other in (
+        (DynamicFilterOfMaps(16, side=8), DynamicFilter(16, bank=(8, 5))),
+        (DynamicSpectrum(16), SpectrumMixer(16)),
+    ):
+        for parameter in own.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        other.load_state_dict(own.state_dict())
+        assert_close(own(x), other(tokens).permute(0, 3, 1, 2))
+    own, other = Active(16, stage=1), ActiveTokenMixer(16)
+    other.load_state_dict({key: value for key, value in own.state_dict().items() if not key.startswith('offset.')})
+    assert own.offset.out_features == 8  # 4 channels share an offset
+    assert_close(own(x), other(tokens.contiguous(), own.offset(tokens)).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ('mixer', 'channels'), [('active', 18), ('adaptive_frequency', 12), ('attention', 100), ('dual_dynamic', 33)]
+)
+def test_channels_that_do_not_fit_are_refused_at_once(mixer, channels):
+    arch = dict(depths=[1, 1, 1, 1], channels=[channels] * 4, mlp_ratios=[1, 1, 1, 1])
+    with pytest.raises(InputError, match=f'the token mixer {mixer} needs a multiple of'):
+        MetaFormer(arch, token_mixer=mixer)
 
 
 def test_attention_is_pytorchs():
@@ -115,6 +153,8 @@ def test_a_mixer_is_told_of_its_stage():
     [
         ('atention', "there is no token mixer 'atention'; there are active, .* custom_imports"),
         (['pooling'] * 3, 'one name, or a list of 4, not of 3'),
+        (5, 'there is no token mixer 5'),
+        ('', "there is no token mixer ''"),
     ],
 )
 def test_a_wrong_mixer_is_named(mixer, message):
