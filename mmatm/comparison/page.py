@@ -158,15 +158,21 @@ def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
     points = {m: (costs[m]['ms']['mini 512x512'], statistics.mean(miou[m])) for m in miou if m in costs}
     drawn = []
     if points:
-        figure, axes = pyplot.subplots(figsize=(8, 5), layout='constrained')
+        figure, axes = pyplot.subplots(figsize=(9, 6), layout='constrained')
         best = _pareto(points)
         axes.step(*zip(*(points[m] for m in best), strict=True), where='post', color='#bbbbbb', zorder=0)
         for mixer, (ms, mean) in points.items():
             spread = statistics.stdev(miou[mixer]) if len(miou[mixer]) > 1 else 0.0
             colour = '#1f77b4' if mixer in best else '#888888'
             axes.errorbar(ms, mean, yerr=spread, fmt='o', color=colour, capsize=3)
-            axes.annotate(mixer, (ms, mean), xytext=(6, 4), textcoords='offset points', fontsize=9)
+        for mixer, height in _label_heights(points).items():
+            ms, mean = points[mixer]
+            line = dict(arrowstyle='-', color='#bbbbbb', shrinkB=4)
+            axes.annotate(mixer, (ms, mean), (1.15 * ms, height), fontsize=9, va='center', arrowprops=line)
         axes.set_xscale('log')
+        axes.xaxis.set_major_formatter('{x:g}')
+        axes.xaxis.set_minor_formatter('{x:g}')
+        axes.margins(x=0.12)
         axes.set(
             xlabel=f'one 512x512 image through the mini backbone on a {device.upper()}, ms',
             ylabel='mIoU ({}, {}, {} iterations): mean and deviation'.format(*trainings.rsplit('_', 2)),
@@ -176,6 +182,7 @@ def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
         pyplot.close(figure)
     if costs:
         figure, axes = pyplot.subplots(figsize=(7, 5), layout='constrained')
+        axes.set_prop_cycle(color=pyplot.get_cmap('tab20').colors)
         for mixer, entry in costs.items():
             times = [entry['one_ms'][str(side)] for side in SIDES]
             axes.loglog(SIDES, times, marker='o', label=f'{mixer}: pixels^{entry["exponent"]:.2f}')
@@ -187,6 +194,16 @@ def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
         figure.savefig(drawn[-1], metadata={'Date': None})
         pyplot.close(figure)
     return drawn
+
+
+def _label_heights(points: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Where labels are to be, so that those of points near each other do not overlap."""
+    gap = 0.035 * (max(mean for _, mean in points.values()) - min(mean for _, mean in points.values()))
+    heights: dict[str, float] = {}
+    for mixer in sorted(points, key=lambda m: points[m][1]):
+        near = [heights[other] for other in heights if 0.5 < points[other][0] / points[mixer][0] < 2]
+        heights[mixer] = max([points[mixer][1], *(height + gap for height in near)])
+    return heights
 
 
 def _pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
