@@ -68,7 +68,8 @@ def unpack(requirement: str, folder: Path) -> Path:
     )
     (archive,) = folder.glob('*.tar.gz')
     with tarfile.open(archive) as file:
-        file.extractall(folder, filter='data')
+        # Python 3.11 has the filter from 3.11.4 on.
+        file.extractall(folder, **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))
     return folder / archive.name.removesuffix('.tar.gz')
 
 
