@@ -27,7 +27,7 @@ TRAINED = ('s12', 512, 512)  # whose training step's memory is measured
 
 # The exponent: one mixer of stage 0, on maps of 4x4 pixels a token.
 CHANNELS = 64
-SIDES = (256, 384, 512, 768, 1024)
+SIDES = (128, 192, 256, 384, 512, 768, 1024)
 
 
 def static(mixer: str) -> dict[str, Any]:
@@ -68,10 +68,17 @@ def measure(mixers: Sequence[str], device: str, seconds: float) -> dict[str, dic
     for mixer in mixers:
         home = TOKEN_MIXERS.get(mixer).__module__  # which another process has to import
         found[mixer]['peak_mib'] = peak_memory(device, prepare, mixer, TRAINED, True, device, home)
-        found[mixer]['one_ms'] = {}
+    for mixer, growth in measure_growth(mixers, device, seconds / 4).items():
+        found[mixer].update(growth)
+    return found
+
+
+def measure_growth(mixers: Sequence[str], device: str, seconds: float) -> dict[str, dict[str, Any]]:
+    """How the time of one mixer grows with the side of the image: `one_ms` by `SIDES`, and `exponent`."""
+    found: dict[str, dict[str, Any]] = {mixer: dict(one_ms={}) for mixer in mixers}
     for side in SIDES:
         runs = {mixer: _prepare_one(mixer, side // 4, device) for mixer in mixers}
-        for mixer, times in time_all(runs, seconds * len(mixers) / 4, device).items():
+        for mixer, times in time_all(runs, seconds * len(mixers), device).items():
             found[mixer]['one_ms'][str(side)] = times['median_ms']
     for entry in found.values():
         entry['exponent'] = exponent(entry['one_ms'])
