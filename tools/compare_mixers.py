@@ -2,7 +2,8 @@
 """Compares token mixers in one network by one recipe: trains a small segmentor with each and several seeds, looks at
 what these do, counts and times the mixers, and writes tables and charts.
 
-What was done is kept in files, so that it can be stopped at any time and called again: it goes on where it was."""
+What was done is kept in files, so that it can be stopped at any time and called again: it goes on where it was.
+Several calls, on one machine or more, may share the work in one directory."""
 
 import argparse
 import importlib
@@ -21,7 +22,7 @@ from mmatm.errors import InputError
 from mmatm.utils.command_line import run
 from mmatm.utils.counting_bar import counting_bar
 from mmatm.utils.environment import environment
-from mmatm.utils.files import whole_file
+from mmatm.utils.files import alone, whole_file
 
 STEPS = ('train', 'observe', 'count', 'time', 'export')
 
@@ -66,29 +67,31 @@ def main() -> None:
         for seed in range(args.seeds)
         for mixer in mixers
     ]
-    record = Record(out / 'mixers.json')
     if args.redo:
         for each in runs:
             each.forget()
-        record.forget(mixers)
     if 'train' in args.steps:
         done = sum(each.result() is not None for each in runs)
         with counting_bar('trainings', done, len(runs)) as advance:
             train_all(runs, args.jobs, advance)
-    record.add_results(runs)
-    if 'observe' in args.steps:
-        from mmatm.comparison.behaviour import observe
+    with alone(out / 'mixers.json'):  # others may train meanwhile
+        record = Record(out / 'mixers.json')
+        if args.redo:
+            record.forget(mixers)
+        record.add_results(runs)
+        if 'observe' in args.steps:
+            from mmatm.comparison.behaviour import observe
 
-        observed = record.of_training(runs[0])['observed']
-        record.fill(observed, {r.mixer: partial(observe, r) for r in runs if r.seed == 0}, 'observed')
-    if 'count' in args.steps:
-        record.fill(record.content['counts'], {m: partial(static, m) for m in mixers}, 'counted')
-    if 'time' in args.steps:
-        record.time(mixers, args.seconds)
-    if 'export' in args.steps:
-        config = ROOT / 'configs/metaformer/upernet_metaformer_mini_shapes.py'
-        record.fill(record.content['onnx'], {m: partial(export_deviation, m, config) for m in mixers}, 'exported')
-    print('written:', record.path, *write(record.content, out))
+            observed = record.of_training(runs[0])['observed']
+            record.fill(observed, {r.mixer: partial(observe, r) for r in runs if r.seed == 0}, 'observed')
+        if 'count' in args.steps:
+            record.fill(record.content['counts'], {m: partial(static, m) for m in mixers}, 'counted')
+        if 'time' in args.steps:
+            record.time(mixers, args.seconds)
+        if 'export' in args.steps:
+            config = ROOT / 'configs/metaformer/upernet_metaformer_mini_shapes.py'
+            record.fill(record.content['onnx'], {m: partial(export_deviation, m, config) for m in mixers}, 'exported')
+        print('written:', record.path, *write(record.content, out))
 
 
 class Record:

@@ -1,7 +1,7 @@
 """Trains a small segmentor with each token mixer, all by one recipe, each in a process of its own.
 
 A training that was interrupted goes on from its last checkpoint, one that is done is not repeated: the files in the
-work_dir are all that is known of it.
+work_dir are all that is known of it. Several calls may share the work: each training is one process's at a time.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import torch
 
 from mmatm.errors import InputError
 from mmatm.utils.environment import environment
+from mmatm.utils.files import alone
 
 from .processes import ROOT, run_all, run_tool
 
@@ -85,8 +86,10 @@ class Run:
         return metrics.get('mIoU')
 
     def forget(self) -> None:
-        """Removes the work_dir."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the work_dir, as soon as no other call trains in it."""
+        if self.folder.exists():
+            with alone(self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def where(self) -> dict[str, Any]:
         """What it was trained with and on."""
@@ -94,7 +97,17 @@ class Run:
         return json.loads(path.read_text()) if path.is_file() else {}
 
     def write_config(self) -> None:
-        """Writes the config: the file in configs/ with mixer, seed and schedule.
+        """Writes the config.
+
+        Raises:
+            InputError: As `settings` does.
+        """
+        settings = self.settings()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(''.join(f'{key} = {value!r}\n' for key, value in settings.items()))
+
+    def settings(self) -> dict[str, Any]:
+        """What the config says: the file in configs/ with mixer, seed and schedule.
 
         Raises:
             InputError: There is no recipe for this size and data, or the directory with the data has no classes.
@@ -122,8 +135,7 @@ class Run:
                 entries[loader] = dict(dataset=dataset)
             for head in ('decode_head', 'auxiliary_head'):
                 entries['model'][head] = dict(num_classes=len(classes))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(''.join(f'{key} = {value!r}\n' for key, value in entries.items()))
+        return entries
 
 
 def device() -> str:
@@ -157,8 +169,16 @@ def train_all(runs: Iterable[Run], jobs: int, done: Callable[[int], None]) -> No
     """
     runs = [run for run in runs if run.result() is None]
     for run in runs:
-        run.write_config()
-    run_all([partial(_train, run) for run in runs], jobs, done)
+        run.settings()  # refuses what cannot be trained before anything is
+    run_all([partial(_train_alone, run) for run in runs], jobs, done)
+
+
+def _train_alone(run: Run, threads: int) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with alone(run.folder):
+        if run.result() is None:  # another call may have trained it meanwhile
+            run.write_config()
+            _train(run, threads)
 
 
 def _train(run: Run, threads: int) -> None:

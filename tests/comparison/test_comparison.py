@@ -2,20 +2,23 @@
 
 import json
 import math
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from conftest import ROOT
 from torch import nn
 
-from mmatm.comparison import costs, page
+from mmatm.comparison import costs, page, training
 from mmatm.comparison.behaviour import agreement, side_of_half
 from mmatm.comparison.costs import exponent, known_mixers, static
 from mmatm.comparison.page import BEGIN, END, _pareto, figures, mean_and_deviation, write
 from mmatm.comparison.processes import run_all, run_tool
 from mmatm.comparison.training import Run
 from mmatm.errors import InputError
+from mmatm.utils.files import alone
 
 RECORD = json.loads((ROOT / 'docs/mixers.json').read_text())
 
@@ -149,6 +152,33 @@ def test_data_of_a_users_own(tmp_path):
     assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == 40
     with pytest.raises(InputError, match='there is no recipe for size s12 on shapes'):
         Run('shapes', 'cycle', 0, 40, 's12', tmp_path).write_config()
+
+
+def test_calls_that_share_the_work(tmp_path, monkeypatch):
+    """What another call trains is waited for and not repeated, and nothing is forgotten under its hands."""
+    run, trained = Run('shapes', 'cycle', 0, 40, 'mini', tmp_path), []
+    monkeypatch.setattr(training, '_train', lambda run, threads: trained.append(run))
+    with held(run, training._train_alone, run, 1):
+        (run.folder / 'curves.json').write_text('{"40": {"mIoU": 50.0}}')
+    assert not trained
+    with held(run, run.forget):
+        assert run.result() == 50
+    assert not run.folder.exists()
+    training._train_alone(run, 1)
+    assert trained == [run]
+
+
+@contextmanager
+def held(run, work, *args):
+    """While another call has a training's folder, and then lets go of it so that some work can be done."""
+    other = Thread(target=work, args=args)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with alone(run.folder):
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        yield
+    other.join()
 
 
 MINE = """

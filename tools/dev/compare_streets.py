@@ -37,6 +37,8 @@ def main() -> None:
 
 
 def train_and_test(name: str, seed: int, work_dir: Path, options: list[str], threads: int) -> None:
+    if any(work_dir.glob('result_iter_*.json')):  # the checkpoint need not be kept
+        return
     config, log = str(ROOT / f'configs/{name}.py'), work_dir / 'output.txt'
     common = ['--work-dir', str(work_dir), '--cfg-options', *options, f'+randomness.seed={seed}']
     # A training that was interrupted is resumed.
