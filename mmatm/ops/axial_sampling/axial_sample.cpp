@@ -1,15 +1,17 @@
 // Axial sampling on the CPU, forward and backward, behind a plain C interface: nothing here knows of PyTorch or Python.
 //
-// A line (a row for the width, a column for the height) is copied into a buffer with PADDING zero tokens at each end. A
-// sample then reads two neighbouring tokens of the buffer wherever it lies: one outside is put on the padding. Lines are
-// independent, so the backward pass adds up in a buffer of its own for each line and needs no atomics.
+// Tokens are read where they lie in the map, in its order: what a token needs of its row and of its column is near what
+// the token before needed, and in the cache. The groups of a token are worked on side by side in one vector. Where one
+// of them reads beyond the end of its line, which is rare, they are worked on one by one.
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -20,10 +22,6 @@ static int omp_get_thread_num() { return 0; }
 namespace {
 
 using Index = std::int64_t;
-
-constexpr Index PADDING = 2;
-// Neighbouring columns are read together: the values of one column alone are short pieces far apart.
-constexpr Index COLUMNS = 4;
 
 // ---- Types of storage. Arithmetic is in float, or in double where the map is in double.
 
@@ -83,183 +81,293 @@ inline void widen_all(const T* __restrict__ from, Arithmetic<T>* __restrict__ to
   for (Index i = 0; i < count; ++i) to[i] = widen(from[i]);
 }
 
-// ---- The S channels of a group, at once
-
-// S as far as it is known when compiling; 0 stands for any.
-template <typename A, Index kSize>
-struct Group {
-  typedef A Values __attribute__((vector_size(kSize * sizeof(A))));
-
-  static Values load(const A* from) {
-    Values values;
-    std::memcpy(&values, from, sizeof values);
-    return values;
-  }
-  static void store(Values values, A* to) { std::memcpy(to, &values, sizeof values); }
-
-  static void blend(Index, const A* first, const A* second, A fraction, A* to) {
-    store((1 - fraction) * load(first) + fraction * load(second), to);
-  }
-  // Adds to the gradients of both tokens and returns that of the position.
-  static A spread(Index, const A* first, const A* second, A fraction, const A* gradient, A* to_first, A* to_second) {
-    const Values g = load(gradient);
-    const Values products = g * (load(second) - load(first));
-    store(load(to_first) + (1 - fraction) * g, to_first);
-    store(load(to_second) + fraction * g, to_second);
-    A slope = 0;
-    for (Index s = 0; s < kSize; ++s) slope += products[s];
-    return slope;
-  }
-};
+// ---- Vectors of 32 bytes: the S channels of as many groups as fit
 
 template <typename A>
-struct Group<A, 0> {
-  static void blend(Index size, const A* first, const A* second, A fraction, A* to) {
-    for (Index s = 0; s < size; ++s) to[s] = (1 - fraction) * first[s] + fraction * second[s];
-  }
-  static A spread(Index size, const A* first, const A* second, A fraction, const A* gradient, A* to_first,
-                  A* to_second) {
-    A slope = 0;
-    for (Index s = 0; s < size; ++s) {
-      slope += gradient[s] * (second[s] - first[s]);
-      to_first[s] += (1 - fraction) * gradient[s];
-      to_second[s] += fraction * gradient[s];
-    }
-    return slope;
-  }
-};
+constexpr Index lanes = 32 / sizeof(A);
 
-// ---- One line
+// How many groups fit; 0 where S is not known when compiling (kSize is 0) or is too large.
+template <Index kSize, typename A>
+constexpr Index together = kSize && kSize <= lanes<A> ? lanes<A> / kSize : 0;
+
+template <typename A>
+using Bits = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
+
+template <typename A>
+struct Vector {
+  typedef A Values __attribute__((vector_size(32)));
+  typedef Bits<A> Masks __attribute__((vector_size(32)));
+};
+template <typename A>
+using Values = typename Vector<A>::Values;
+template <typename A>
+using Masks = typename Vector<A>::Masks;
+
+template <typename T>
+inline Values<Arithmetic<T>> load(const T* from) {
+  using A = Arithmetic<T>;
+  A widened[lanes<A>];
+  widen_all(from, widened, lanes<A>);
+  Values<A> values;
+  std::memcpy(&values, widened, sizeof values);
+  return values;
+}
+
+template <typename A>
+inline void store(Values<A> values, A* to) {
+  std::memcpy(to, &values, sizeof values);
+}
+
+template <typename Unit>
+inline Unit read(const void* from, Index number) {
+  Unit value;
+  std::memcpy(&value, static_cast<const char*>(from) + number * Index{sizeof value}, sizeof value);
+  return value;
+}
+
+template <typename Unit, Index kEach, typename T, std::size_t... kNumbers>
+inline auto side_by_side(const T* from, const std::int32_t* place, std::index_sequence<kNumbers...>) {
+  typedef Unit Units __attribute__((vector_size(sizeof...(kNumbers) * sizeof(Unit))));
+  return Units{read<Unit>(from + place[kNumbers / kEach], kNumbers % kEach)...};
+}
+
+// The channels of neighbouring groups, each group's from its own place.
+template <Index kSize, typename T>
+inline Values<Arithmetic<T>> gather(const T* from, const std::int32_t* place) {
+  constexpr Index count = together<kSize, Arithmetic<T>>;
+  if constexpr (count == 1) {
+    return load(from + place[0]);
+  } else {
+    using Unit = std::conditional_t<kSize * sizeof(T) % 8 == 0, double, float>;
+    constexpr Index each = kSize * sizeof(T) / sizeof(Unit);
+    const auto units = side_by_side<Unit, each>(from, place, std::make_index_sequence<count * each>());
+    T values[count * kSize];
+    std::memcpy(values, &units, sizeof values);
+    return load(values);
+  }
+}
+
+template <Index kSize, typename V, typename E, std::size_t... kNumbers>
+inline V repeat(const E* of_groups, std::index_sequence<kNumbers...>) {
+  V values;
+  std::memcpy(&values, of_groups, sizeof values);
+#ifdef __clang__
+  return __builtin_shufflevector(values, values, (kNumbers / kSize)...);
+#else
+  return __builtin_shuffle(values, Masks<E>{(kNumbers / kSize)...});
+#endif
+}
+
+// What neighbouring groups have one of each, for all channels of each. A whole vector is read.
+template <Index kSize, typename A>
+inline Values<A> repeat(const A* of_groups) {
+  return repeat<kSize, Values<A>>(of_groups, std::make_index_sequence<lanes<A>>());
+}
+
+// The values, and zeros for groups without.
+template <Index kSize, typename A>
+inline Values<A> where(const Bits<A>* has, Values<A> values) {
+  return (Values<A>)(repeat<kSize, Masks<A>>(has, std::make_index_sequence<lanes<A>>()) & (Masks<A>)values);
+}
+
+template <Index kSize, typename A>
+inline void add(const A* values, A* to) {
+  typedef A Group __attribute__((vector_size(kSize * sizeof(A))));
+  Group sum, term;
+  std::memcpy(&sum, to, sizeof sum);
+  std::memcpy(&term, values, sizeof term);
+  sum += term;
+  std::memcpy(to, &sum, sizeof sum);
+}
+
+// ---- What a token reads of its line: a row for the width, a column for the height
 
 struct Shape {
   Index batch, height, width, channels, groups;
 };
 
-// Token t of lane k is token start + t * step + k of the map. A row has one lane, a block of columns one for each.
-struct Line {
-  Index start, step, length, lanes;
+// A token's number on its line of `length` tokens, which lie `step` values apart.
+struct Position {
+  Index number, length, step;
 };
 
-Index row_count(const Shape& shape) { return shape.batch * shape.height; }
-Line row(const Shape& shape, Index number) { return {number * shape.width, 1, shape.width, 1}; }
-
-Index blocks_of_columns(const Shape& shape) { return (shape.width + COLUMNS - 1) / COLUMNS; }
-Index column_count(const Shape& shape) { return shape.batch * blocks_of_columns(shape); }
-Line columns(const Shape& shape, Index number) {
-  const Index sample = number / blocks_of_columns(shape), first = number % blocks_of_columns(shape) * COLUMNS;
-  const Index lanes = std::min(COLUMNS, shape.width - first);
-  return {sample * shape.height * shape.width + first, shape.width, shape.height, lanes};
-}
-
-// A thread's own memory: the padded line and its gradient, each (tokens, lanes, C), and what belongs to one token.
+// Each group reads two neighbouring tokens of the line. A thread's own memory.
 template <typename A>
-struct Scratch {
-  A *token, *fraction, *line, *line_gradient;
-  std::int32_t* place;
+struct Reads {
+  std::int32_t *first, *second;     // (G,), where the group's channels of these are, in values from the token itself
+  A* fraction;                      // (G,), of the way from the first to the second
+  Bits<A>*has_first, *has_second;   // (G,), none where it is not on the line, and its place that of another token
+  A *values, *zeros, *unused;       // (C,)
 
-  Scratch(const Shape& shape, char* memory) {
-    place = reinterpret_cast<std::int32_t*>(memory);
-    token = reinterpret_cast<A*>(memory + whole_lines(shape.groups * Index{sizeof(std::int32_t)}));
-    fraction = token + shape.channels;
-    line = fraction + shape.groups;
-    line_gradient = line + line_values(shape);  // in the backward pass only
+  Reads(const Shape& shape, char* memory) {
+    const Index groups = rounded(shape.groups), channels = rounded(shape.channels);
+    first = reinterpret_cast<std::int32_t*>(memory);
+    second = first + groups;
+    fraction = reinterpret_cast<A*>(second + groups);
+    has_first = reinterpret_cast<Bits<A>*>(fraction + groups);
+    has_second = has_first + groups;
+    values = reinterpret_cast<A*>(has_second + groups);
+    zeros = values + channels;
+    unused = zeros + channels;
+    std::memset(memory, 0, bytes(shape));
   }
-  static Index line_values(const Shape& shape) {
-    const Index row_tokens = shape.width + 2 * PADDING, column_tokens = (shape.height + 2 * PADDING) * COLUMNS;
-    return std::max(row_tokens, column_tokens) * shape.channels;
+  static Index bytes(const Shape& shape) {
+    return rounded(shape.groups) * Index{2 * sizeof(std::int32_t) + 3 * sizeof(A)} +
+           rounded(shape.channels) * Index{3 * sizeof(A)};
   }
-  static Index bytes(const Shape& shape, Index lines) {
-    const Index values = shape.channels + shape.groups + lines * line_values(shape);
-    return whole_lines(shape.groups * Index{sizeof(std::int32_t)}) + whole_lines(values * Index{sizeof(A)});
-  }
-  // Whole cache lines, of which none is shared by two threads.
-  static Index whole_lines(Index bytes) { return (bytes + 127) / 64 * 64; }
+  // Whole cache lines, of which none is shared by two threads. From the last value on, a vector can be read.
+  static Index rounded(Index count) { return (count + 31) / 16 * 16; }
 };
 
-template <typename T>
-void read_line(const Shape& shape, const Line& line, const T* map, Index stride, const Scratch<Arithmetic<T>>& scratch) {
-  const Index channels = shape.channels, slot = line.lanes * channels;
-  auto* buffer = scratch.line;
-  std::fill(buffer, buffer + PADDING * slot, 0);
-  buffer += PADDING * slot;
-  for (Index t = 0; t < line.length; ++t)
-    for (Index k = 0; k < line.lanes; ++k, buffer += channels)
-      widen_all(map + (line.start + t * line.step + k) * stride, buffer, channels);
-  std::fill(buffer, buffer + PADDING * slot, 0);
-}
-
-// For each group of a token: where in the buffer its first token is, and the fraction of the way to the second.
+// Sets what is read if all groups read two tokens of the line, as most tokens' do, and else returns false. The second
+// tokens are a step from the first ones then.
 template <typename A>
-inline void locate(const A* __restrict__ offset, std::int32_t groups, std::int32_t size, Index token, Index length,
-                   std::int32_t slot, std::int32_t* __restrict__ place, A* __restrict__ fraction) {
+inline bool locate_inside(const A* __restrict__ offset, std::int32_t groups, std::int32_t size, const Position& at,
+                          std::int32_t* __restrict__ first, A* __restrict__ fraction) {
+  const A number = static_cast<A>(at.number), last = static_cast<A>(at.length - 1);
+  const std::int32_t step = static_cast<std::int32_t>(at.step);
+  std::int32_t all = 1;
   for (std::int32_t g = 0; g < groups; ++g) {
-    const A whole = std::floor(offset[g]);
-    const A position = static_cast<A>(token) + whole;
-    const bool inside = position >= A(-1) && position < static_cast<A>(length);  // false for NaN
-    const std::int32_t number = static_cast<std::int32_t>(inside ? position : A(-PADDING)) + std::int32_t{PADDING};
-    place[g] = number * slot + g * size;
-    fraction[g] = inside ? offset[g] - whole : A(0);
+    const A whole = std::floor(offset[g]), position = number + whole;
+    const std::int32_t inside = position >= A(0) && position < last;  // false for NaN
+    first[g] = static_cast<std::int32_t>(inside ? whole : A(0)) * step + g * size;
+    fraction[g] = offset[g] - whole;
+    all &= inside;
+  }
+  return all;
+}
+
+// Sets what is read.
+template <typename A>
+inline void locate(const A* __restrict__ offset, std::int32_t groups, std::int32_t size, const Position& at,
+                   std::int32_t* __restrict__ first, std::int32_t* __restrict__ second, A* __restrict__ fraction,
+                   Bits<A>* __restrict__ has_first, Bits<A>* __restrict__ has_second) {
+  const std::int32_t number = static_cast<std::int32_t>(at.number), length = static_cast<std::int32_t>(at.length);
+  const std::int32_t step = static_cast<std::int32_t>(at.step);
+  for (std::int32_t g = 0; g < groups; ++g) {
+    const A whole = std::floor(offset[g]), position = static_cast<A>(number) + whole;
+    const bool near = position >= A(-1) && position < static_cast<A>(length);  // false for NaN
+    const std::int32_t token = static_cast<std::int32_t>(near ? position : A(-2));
+    fraction[g] = near ? offset[g] - whole : A(0);
+    has_first[g] = token >= 0 ? -1 : 0;
+    has_second[g] = token >= -1 && token < length - 1 ? -1 : 0;
+    first[g] = (std::max(token, 0) - number) * step + g * size;
+    second[g] = (std::min(std::max(token + 1, 0), length - 1) - number) * step + g * size;
   }
 }
 
-// Calls work(at, k) after locate() for every token: `at` is its number in the map, k its lane.
-template <typename A, typename Work>
-inline void for_each_token(const Shape& shape, const Line& line, const A* offset, const Scratch<A>& scratch,
-                           const Work& work) {
-  const Index size = shape.channels / shape.groups, slot = line.lanes * shape.channels;
-  for (Index t = 0; t < line.length; ++t)
-    for (Index k = 0; k < line.lanes; ++k) {
-      const Index at = line.start + t * line.step + k;
-      locate(offset + at * 2 * shape.groups, static_cast<std::int32_t>(shape.groups), static_cast<std::int32_t>(size), t,
-             line.length, static_cast<std::int32_t>(slot), scratch.place, scratch.fraction);
-      work(at, k);
+// Calls work(from, to, inside) for groups: first for those that fill whole vectors, then for the rest one by one.
+// `inside` is whether only first places and fractions are set.
+template <Index kSize, typename A, typename Whole, typename Rest>
+inline void read_groups(const Shape& shape, const A* offset, const Position& at, const Reads<A>& reads,
+                        const Whole& whole, const Rest& rest) {
+  const Index groups = shape.groups, size = kSize ? kSize : shape.channels / groups;
+  const auto locate_all = [&] {
+    locate(offset, groups, size, at, reads.first, reads.second, reads.fraction, reads.has_first, reads.has_second);
+  };
+  Index done = 0;
+  if constexpr (constexpr Index count = together<kSize, A>; count > 0) {
+    done = groups - groups % count;
+    if (locate_inside(offset, done, kSize, at, reads.first, reads.fraction)) {
+      for (Index g = 0; g < done; g += count) whole(g, std::true_type());
+    } else {
+      locate_all();
+      for (Index g = 0; g < done; g += count) whole(g, std::false_type());
     }
+  }
+  if (done < groups) {
+    locate_all();
+    for (; done < groups; ++done) rest(done);
+  }
 }
 
 template <Index kSize, typename T>
-void forward_line(const Shape& shape, const Line& line, const Arithmetic<T>* offset, T* sampled,
-                  const Scratch<Arithmetic<T>>& scratch) {
+inline void sample(const Shape& shape, const T* x, const Position& at, const Arithmetic<T>* offset, T* to,
+                   const Reads<Arithmetic<T>>& reads) {
   using A = Arithmetic<T>;
-  const Index channels = shape.channels, groups = shape.groups, slot = line.lanes * channels;
-  const Index size = kSize ? kSize : channels / groups;
-  const std::int32_t* __restrict__ place = scratch.place;
-  const A* __restrict__ fraction = scratch.fraction;
-  for_each_token(shape, line, offset, scratch, [&](Index at, Index k) {
-    T* token = sampled + at * 3 * channels;
-    A* __restrict__ result = is_exact<T> ? reinterpret_cast<A*>(token) : scratch.token;
-    const A* buffer = scratch.line + k * channels;
-    for (Index g = 0; g < groups; ++g) {
-      const A* first = buffer + place[g];
-      Group<A, kSize>::blend(size, first, first + slot, fraction[g], result + g * size);
-    }
-    if constexpr (!is_exact<T>)
-      for (Index c = 0; c < channels; ++c) narrow(result[c], token + c);
-  });
+  const Index size = kSize ? kSize : shape.channels / shape.groups, step = at.step;
+  A* result = is_exact<T> ? reinterpret_cast<A*>(to) : reads.values;
+  read_groups<kSize>(
+      shape, offset, at, reads,
+      [=](Index g, auto inside) {
+        auto first = gather<kSize>(x, reads.first + g);
+        auto second = inside ? gather<kSize>(x + step, reads.first + g) : gather<kSize>(x, reads.second + g);
+        if constexpr (!inside) {
+          first = where<kSize, A>(reads.has_first + g, first);
+          second = where<kSize, A>(reads.has_second + g, second);
+        }
+        const auto fraction = repeat<kSize>(reads.fraction + g);
+        store<A>((1 - fraction) * first + fraction * second, result + g * kSize);
+      },
+      [=](Index g) {
+        const T* zeros = reinterpret_cast<const T*>(reads.zeros);
+        const T* first = reads.has_first[g] ? x + reads.first[g] : zeros;
+        const T* second = reads.has_second[g] ? x + reads.second[g] : zeros;
+        const A fraction = reads.fraction[g];
+        for (Index s = 0; s < size; ++s)
+          result[g * size + s] = (1 - fraction) * widen(first[s]) + fraction * widen(second[s]);
+      });
+  if constexpr (!is_exact<T>)
+    for (Index c = 0; c < shape.channels; ++c) narrow(result[c], to + c);
 }
 
+// Adds to the gradient of x, whose tokens lie a third as far apart as those of x, and writes that of the offsets.
 template <Index kSize, typename T>
-void backward_line(const Shape& shape, const Line& line, const Arithmetic<T>* offset, const T* gradient,
-                   Arithmetic<T>* offset_gradient, const Scratch<Arithmetic<T>>& scratch) {
+inline void spread(const Shape& shape, const T* x, const Position& at, const Arithmetic<T>* offset, const T* gradient,
+                   Arithmetic<T>* x_gradient, Arithmetic<T>* slope, const Reads<Arithmetic<T>>& reads) {
   using A = Arithmetic<T>;
-  const Index channels = shape.channels, groups = shape.groups, slot = line.lanes * channels;
-  const Index size = kSize ? kSize : channels / groups;
-  const std::int32_t* __restrict__ place = scratch.place;
-  const A* __restrict__ fraction = scratch.fraction;
-  std::fill(scratch.line_gradient, scratch.line_gradient + (line.length + 2 * PADDING) * slot, A(0));
-  for_each_token(shape, line, offset, scratch, [&](Index at, Index k) {
-    const T* token = gradient + at * 3 * channels;
-    if constexpr (!is_exact<T>) widen_all(token, scratch.token, channels);
-    const A* __restrict__ given = is_exact<T> ? reinterpret_cast<const A*>(token) : scratch.token;
-    const A* buffer = scratch.line + k * channels;
-    A* sums = scratch.line_gradient + k * channels;
-    A* __restrict__ slopes = offset_gradient + at * 2 * groups;
-    for (Index g = 0; g < groups; ++g) {
-      const A* first = buffer + place[g];
-      A* to_first = sums + place[g];
-      slopes[g] = Group<A, kSize>::spread(size, first, first + slot, fraction[g], given + g * size, to_first,
-                                          to_first + slot);
-    }
-  });
+  constexpr Index count = together<kSize, A>;
+  const Index size = kSize ? kSize : shape.channels / shape.groups, step = at.step, third = at.step / 3;
+  const auto in_x = [](Index place, Index within) { return static_cast<std::int32_t>(3 * place - 2 * within); };
+  read_groups<kSize>(
+      shape, offset, {at.number, at.length, third}, reads,
+      [=](Index g, auto inside) {
+        std::int32_t to_first_place[count], to_second_place[count], first_place[count], second_place[count];
+        for (Index i = 0; i < count; ++i) {
+          to_first_place[i] = reads.first[g + i];
+          to_second_place[i] = inside ? to_first_place[i] + third : reads.second[g + i];
+          first_place[i] = in_x(to_first_place[i], (g + i) * kSize);
+          second_place[i] = inside ? first_place[i] + step : in_x(to_second_place[i], (g + i) * kSize);
+        }
+        const auto fraction = repeat<kSize>(reads.fraction + g), given = load(gradient + g * kSize);
+        auto first = gather<kSize>(x, first_place);
+        auto second = inside ? gather<kSize>(x + step, first_place) : gather<kSize>(x, second_place);
+        auto to_first = (1 - fraction) * given, to_second = fraction * given;
+        if constexpr (!inside) {
+          first = where<kSize, A>(reads.has_first + g, first);
+          second = where<kSize, A>(reads.has_second + g, second);
+          to_first = where<kSize, A>(reads.has_first + g, to_first);
+          to_second = where<kSize, A>(reads.has_second + g, to_second);
+        }
+        store<A>(given * (second - first), reads.values + g * kSize);
+        A firsts[lanes<A>], seconds[lanes<A>];
+        store<A>(to_first, firsts);
+        store<A>(to_second, seconds);
+        for (Index i = 0; i < count; ++i) {
+          add<kSize>(firsts + i * kSize, x_gradient + to_first_place[i]);
+          add<kSize>(seconds + i * kSize, x_gradient + to_second_place[i]);
+        }
+      },
+      [=](Index g) {
+        const T* zeros = reinterpret_cast<const T*>(reads.zeros);
+        const bool has_first = reads.has_first[g], has_second = reads.has_second[g];
+        const T* first = has_first ? x + in_x(reads.first[g], g * size) : zeros;
+        const T* second = has_second ? x + in_x(reads.second[g], g * size) : zeros;
+        A* to_first = has_first ? x_gradient + reads.first[g] : reads.unused;
+        A* to_second = has_second ? x_gradient + reads.second[g] : reads.unused;
+        const A fraction = reads.fraction[g];
+        for (Index c = g * size, s = 0; s < size; ++s, ++c) {
+          const A given = widen(gradient[c]);
+          reads.values[c] = given * (widen(second[s]) - widen(first[s]));
+          to_first[s] += (1 - fraction) * given;
+          to_second[s] += fraction * given;
+        }
+      });
+  for (Index g = 0; g < shape.groups; ++g) {
+    A sum = 0;
+    for (Index s = 0; s < size; ++s) sum += reads.values[g * size + s];
+    slope[g] = sum;
+  }
 }
 
 // ---- The whole map
@@ -274,26 +382,24 @@ struct Memory {
 template <Index kSize, typename T>
 int forward(const Shape& shape, int threads, const T* x, const Arithmetic<T>* offset, T* sampled) {
   using A = Arithmetic<T>;
-  const Index channels = shape.channels, bytes = Scratch<A>::bytes(shape, 1);
+  const Index channels = shape.channels, bytes = Reads<A>::bytes(shape);
   const Memory memory(bytes * threads);
   if (!memory.start) return 1;
 #pragma omp parallel num_threads(threads)
   {
-    const Scratch<A> scratch(shape, memory.start + bytes * omp_get_thread_num());
-#pragma omp for schedule(static) nowait
-    for (Index i = 0; i < row_count(shape); ++i) {
-      const Line line = row(shape, i);
-      read_line(shape, line, x, channels, scratch);
-      for (Index at = line.start; at < line.start + line.length; ++at)
-        std::memcpy(sampled + (at * 3 + 2) * channels, x + at * channels, channels * sizeof(T));
-      forward_line<kSize>(shape, line, offset, sampled, scratch);
-    }
+    const Reads<A> reads(shape, memory.start + bytes * omp_get_thread_num());
 #pragma omp for schedule(static)
-    for (Index i = 0; i < column_count(shape); ++i) {
-      const Line line = columns(shape, i);
-      read_line(shape, line, x, channels, scratch);
-      forward_line<kSize>(shape, line, offset + shape.groups, sampled + channels, scratch);
-    }
+    for (Index row = 0; row < shape.batch * shape.height; ++row)
+      for (Index column = 0; column < shape.width; ++column) {
+        const Index token = row * shape.width + column;
+        const T* own = x + token * channels;
+        const A* offsets = offset + token * 2 * shape.groups;
+        T* to = sampled + token * 3 * channels;
+        sample<kSize>(shape, own, {column, shape.width, channels}, offsets, to, reads);
+        sample<kSize>(shape, own, {row % shape.height, shape.height, shape.width * channels}, offsets + shape.groups,
+                      to + channels, reads);
+        std::memcpy(to + 2 * channels, own, channels * sizeof(T));
+      }
   }
   return 0;
 }
@@ -302,38 +408,39 @@ template <Index kSize, typename T>
 int backward(const Shape& shape, int threads, const T* sampled, const Arithmetic<T>* offset, const T* gradient,
              Arithmetic<T>* x_gradient, Arithmetic<T>* offset_gradient) {
   using A = Arithmetic<T>;
-  const Index channels = shape.channels, bytes = Scratch<A>::bytes(shape, 2);
-  const T* x = sampled + 2 * channels;
+  const Index channels = shape.channels, groups = shape.groups, bytes = Reads<A>::bytes(shape);
+  const Index width = shape.width, height = shape.height;
+  // No two threads add to one column: each has strips of them.
+  const Index strips = std::min<Index>(width, 1 + 4 * threads / std::max<Index>(shape.batch, 1));
   const Memory memory(bytes * threads);
   if (!memory.start) return 1;
 #pragma omp parallel num_threads(threads)
   {
-    const Scratch<A> scratch(shape, memory.start + bytes * omp_get_thread_num());
+    const Reads<A> reads(shape, memory.start + bytes * omp_get_thread_num());
 #pragma omp for schedule(static)
-    for (Index i = 0; i < row_count(shape); ++i) {
-      const Line line = row(shape, i);
-      read_line(shape, line, x, 3 * channels, scratch);
-      backward_line<kSize>(shape, line, offset, gradient, offset_gradient, scratch);
-      for (Index t = 0; t < line.length; ++t) {
-        const T* direct = gradient + ((line.start + t) * 3 + 2) * channels;
-        const A* sums = scratch.line_gradient + (PADDING + t) * channels;
-        A* __restrict__ to = x_gradient + (line.start + t) * channels;
-        for (Index c = 0; c < channels; ++c) to[c] = sums[c] + widen(direct[c]);
+    for (Index row = 0; row < shape.batch * height; ++row) {
+      for (Index token = row * width; token < (row + 1) * width; ++token)
+        for (Index c = 0; c < channels; ++c)
+          x_gradient[token * channels + c] = widen(gradient[(token * 3 + 2) * channels + c]);
+      for (Index column = 0; column < width; ++column) {
+        const Index token = row * width + column;
+        spread<kSize>(shape, sampled + (token * 3 + 2) * channels, {column, width, 3 * channels},
+                      offset + token * 2 * groups, gradient + token * 3 * channels, x_gradient + token * channels,
+                      offset_gradient + token * 2 * groups, reads);
       }
     }
     // The rows are all done here: the loop above ends in a barrier.
 #pragma omp for schedule(static)
-    for (Index i = 0; i < column_count(shape); ++i) {
-      const Line line = columns(shape, i);
-      const Index slot = line.lanes * channels;
-      read_line(shape, line, x, 3 * channels, scratch);
-      backward_line<kSize>(shape, line, offset + shape.groups, gradient + channels, offset_gradient + shape.groups,
-                           scratch);
-      for (Index t = 0; t < line.length; ++t) {
-        const A* sums = scratch.line_gradient + (PADDING + t) * slot;
-        A* __restrict__ to = x_gradient + (line.start + t * line.step) * channels;
-        for (Index c = 0; c < slot; ++c) to[c] += sums[c];
-      }
+    for (Index i = 0; i < shape.batch * strips; ++i) {
+      const Index sample = i / strips, strip = i % strips;
+      for (Index row = 0; row < height; ++row)
+        for (Index column = strip * width / strips; column < (strip + 1) * width / strips; ++column) {
+          const Index token = (sample * height + row) * width + column;
+          spread<kSize>(shape, sampled + (token * 3 + 2) * channels, {row, height, width * 3 * channels},
+                        offset + (token * 2 + 1) * groups, gradient + (token * 3 + 1) * channels,
+                        x_gradient + token * channels, offset_gradient + (token * 2 + 1) * groups,
+                        reads);
+        }
     }
   }
   return 0;

@@ -1,6 +1,7 @@
 """The CPU kernel: `axial_sample.cpp`."""
 
 import ctypes
+import math
 from pathlib import Path
 
 import torch
@@ -24,8 +25,8 @@ def why_not(x: Tensor) -> str | None:
         return f'the CPU kernel takes tensors on the CPU, not on {x.device}'
     if x.dtype not in TYPES:
         return f'the CPU kernel takes {", ".join(map(str, TYPES))}, not {x.dtype}'
-    if max(x.shape[1:3]) * x.shape[3] >= 2**28:
-        return f'the CPU kernel takes lines of fewer than 2^28 values, not a map {tuple(x.shape)}'
+    if 3 * math.prod(x.shape[1:]) >= 2**31:  # places in the sampled map are counted in 32 bits
+        return f'the CPU kernel takes fewer than 2^31 / 3 values an image, not a map {tuple(x.shape)}'
     return None
 
 
