@@ -19,10 +19,11 @@ NOT_MEASURED = 'not measured'
 HEAD = """# Results
 
 Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
-"paper's" are figures of the papers' authors, as in [papers/](papers); a table with figures of another source names it.
-"counted" is by `tools/get_flops.py`, with the difference where it is not the published figure: parameters as rounded,
-FLOPs to 0.5 %. "measured here" is by `tools/test.py` on the benchmark's own validation data, told by its content,
-without options, with weights of the end of the config's schedule, trained with its settings, or published ones."""
+"paper's" are figures of the papers' authors, as in [papers/](papers/atmnet.yml); a table with figures of another
+source names it. "counted" is by `tools/get_flops.py`, with the difference where it is not the published figure:
+parameters as rounded, FLOPs to 0.5 %. "measured here" is by `tools/test.py` on the benchmark's own validation data,
+told by its content, without options, with weights of the end of the config's schedule, trained with its settings, or
+published ones."""
 FLOPS_TOLERANCE = 0.005
 
 

@@ -58,8 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
                 run = prepare(problem, 'mmatm', args.device, _TYPES[args.autocast], args.compile)
                 report['profiles'][str(problem)] = profile(run)
 
-    text = markdown(report)
-    print(text)
+    print(markdown(report))
     # What is not whole does not go into the docs.
     docs = None if interrupted else args.docs
     out = docs / f'benchmarks_{args.name}.json' if docs else args.out / f'benchmark_{args.name}.json'
@@ -67,9 +66,25 @@ def main(arguments: list[str] | None = None) -> None:
     out.write_text(json.dumps(report, indent=1) + '\n')
     print(f'written: {out}')
     if docs:
-        update_docs(docs / 'benchmarks.md', args.name, text)
+        print(f'written: {", ".join(map(str, write_page(report, docs, args.name)))}')
     if interrupted:
         sys.exit(f'interrupted after {len(report["results"])} of {len(todo)} problems')
+
+
+def write_page(report: dict[str, Any], docs: Path, name: str) -> list[Path]:
+    """Puts a report's tables into benchmarks.md, and its chart beside it if whole backbones were measured.
+
+    Returns:
+        The files that were written.
+    """
+    page, chart = docs / 'benchmarks.md', docs / f'benchmarks_{name}.svg'
+    drawn = any(entry['level'] == 'backbone' for entry in report['results'])
+    if drawn:
+        from .chart import draw  # Matplotlib is needed for nothing else
+
+        draw(report, chart)
+    update_docs(page, name, markdown(report, chart.name if drawn else None))
+    return [page, chart] if drawn else [page]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -102,7 +117,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs'), help='output directory of the JSON; default: %(default)s'
     )
-    parser.add_argument('--docs', type=Path, help='write into benchmarks.md in this directory, and the JSON beside it')
+    parser.add_argument(
+        '--docs', type=Path, help='write into benchmarks.md in this directory, JSON and chart beside it'
+    )
     args = parser.parse_args(arguments)
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU that PyTorch can use; leave --device out to measure the CPU')

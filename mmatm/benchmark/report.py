@@ -14,12 +14,19 @@ PLAIN = 'plain operations'
 _BAR = 40  # characters of the longest bar
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """The chart and all tables of a report, as `__main__` makes it: what the figures come to first."""
+def markdown(report: dict[str, Any], chart: str | None = None) -> str:
+    """The chart and all tables of a report, as `__main__` makes it: what the figures come to first.
+
+    Args:
+        report: The report.
+        chart: The file of its chart, which is shown in place of bars of text.
+    """
     settings = ', '.join(f'{key} {value}' for key, value in (report['environment'] | report['settings']).items())
     parts = [f'Seen with: {settings}.']
     compared = [entry for entry in report['results'] if entry['level'] == 'backbone' and len(entry['ways']) > 2]
-    if compared:
+    if chart:
+        parts.append(f'![Time and memory of whole networks]({chart})')
+    elif compared:
         parts.append(_chart(compared))
     if report['ratios']:
         rows = [(name, f'{value:.2f}') for name, value in report['ratios'].items()]

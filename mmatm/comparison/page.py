@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmatm.utils.charts import save_svg
 from mmatm.utils.markdown import table
 
 from .costs import CHANNELS, SHAPES, SIDES, TIMES
@@ -146,11 +147,9 @@ def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
         Those that were drawn.
     """
     import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
-    matplotlib.use('svg')
-    from matplotlib import pyplot
-
-    matplotlib.rcParams['svg.hashsalt'] = 'mixers'
     device = next(iter(record['costs']), 'cpu')
     costs = record['costs'].get(device, {}).get('mixers', {})
     trainings, entry = next(iter(record['trainings'].items()), ('', {'miou': {}}))
@@ -158,7 +157,8 @@ def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
     points = {m: (costs[m]['ms']['mini 512x512'], statistics.mean(miou[m])) for m in miou if m in costs}
     drawn = []
     if points:
-        figure, axes = pyplot.subplots(figsize=(9, 6), layout='constrained')
+        figure = Figure((9, 6), layout='constrained')
+        axes = figure.subplots()
         best = _pareto(points)
         axes.step(*zip(*(points[m] for m in best), strict=True), where='post', color='#bbbbbb', zorder=0)
         for mixer, (ms, mean) in points.items():
@@ -168,31 +168,33 @@ def draw(record: Mapping[str, Any], folder: Path) -> list[Path]:
         for mixer, height in _label_heights(points).items():
             ms, mean = points[mixer]
             line = dict(arrowstyle='-', color='#bbbbbb', shrinkB=4)
-            axes.annotate(mixer, (ms, mean), (1.15 * ms, height), fontsize=9, va='center', arrowprops=line)
+            behind = dict(facecolor='white', edgecolor='none', pad=1)
+            axes.annotate(mixer, (ms, mean), (1.15 * ms, height), fontsize=9, va='center', arrowprops=line, bbox=behind)
         axes.set_xscale('log')
+        times = [ms for ms, _ in points.values()]
+        axes.set_xlim(0.8 * min(times), 2 * max(times))  # room for labels on the right
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter('{x:g}')
-        axes.xaxis.set_minor_formatter('{x:g}')
-        axes.margins(x=0.12)
+        axes.minorticks_off()
         axes.set(
             xlabel=f'one 512x512 image through the mini backbone on a {device.upper()}, ms',
             ylabel='mIoU ({}, {}, {} iterations): mean and deviation'.format(*trainings.rsplit('_', 2)),
         )
         drawn.append(folder / 'mixers.svg')
-        figure.savefig(drawn[-1], metadata={'Date': None})
-        pyplot.close(figure)
+        save_svg(figure, drawn[-1])
     if costs:
-        figure, axes = pyplot.subplots(figsize=(7, 5), layout='constrained')
-        axes.set_prop_cycle(color=pyplot.get_cmap('tab20').colors)
-        for mixer, entry in costs.items():
+        figure = Figure((9, 5), layout='constrained')
+        axes = figure.subplots()
+        axes.set_prop_cycle(color=matplotlib.colormaps['tab20'].colors)
+        for mixer, entry in sorted(costs.items(), key=lambda item: -item[1]['one_ms'][str(SIDES[-1])]):
             times = [entry['one_ms'][str(side)] for side in SIDES]
             axes.loglog(SIDES, times, marker='o', label=f'{mixer}: pixels^{entry["exponent"]:.2f}')
         axes.set_xticks(SIDES, map(str, SIDES))
         axes.minorticks_off()
         axes.set(xlabel='side of the image, pixels', ylabel=f'one mixer of {CHANNELS} channels, ms')
-        axes.legend(fontsize='x-small')
+        figure.legend(loc='outside right upper', fontsize='small', frameon=False)  # in the order of the lines' ends
         drawn.append(folder / 'cost.svg')
-        figure.savefig(drawn[-1], metadata={'Date': None})
-        pyplot.close(figure)
+        save_svg(figure, drawn[-1])
     return drawn
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from mmatm.benchmark import __main__ as command
 from mmatm.benchmark.authors_operations import use_authors_operations
 from mmatm.benchmark.problems import ATMNET, BASELINES, LEVELS, PEERS, Problem, prepare, problems
-from mmatm.benchmark.report import markdown, ratios, split_docs
+from mmatm.benchmark.report import markdown, ratios
 from mmatm.models import ATMNet, TransXNet
 
 TINY = [
@@ -128,11 +129,14 @@ RECORD = json.loads((ROOT / 'docs/benchmarks_cpu.json').read_text())
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'docs').glob('benchmarks_*.json')), ids=lambda path: path.stem)
-def test_the_page_shows_the_record(path):
-    """`update_docs` renders it anew if this fails."""
+def test_the_page_shows_the_record(path, tmp_path):
+    """`write_page` renders both anew if this fails."""
     record = json.loads(path.read_text())
-    before, after = split_docs(ROOT / 'docs/benchmarks.md', path.stem.removeprefix('benchmarks_'))
-    assert f'{before}\n{markdown(record)}\n{after}' == (ROOT / 'docs/benchmarks.md').read_text()
+    shutil.copy(ROOT / 'docs/benchmarks.md', tmp_path)
+    written = command.write_page(record, tmp_path, path.stem.removeprefix('benchmarks_'))
+    assert [each.name for each in written] == ['benchmarks.md', f'{path.stem}.svg']
+    for each in written:
+        assert each.read_text() == (ROOT / 'docs' / each.name).read_text()
     assert record['ratios'] == pytest.approx(ratios(record['results']))
 
 

@@ -28,6 +28,13 @@ def test_the_page_is_of_the_record():
     assert rest.partition(END)[0].strip() == figures(RECORD).strip(), 'call tools/compare_mixers.py --out docs'
 
 
+def test_the_charts_are_of_the_record(tmp_path):
+    drawn = page.draw(RECORD, tmp_path)
+    assert [chart.name for chart in drawn] == ['mixers.svg', 'cost.svg']
+    for chart in drawn:
+        assert chart.read_text() == (ROOT / 'docs' / chart.name).read_text(), 'call tools/compare_mixers.py --out docs'
+
+
 @pytest.mark.parametrize('mixer', known_mixers())
 def test_the_record_is_of_the_code(mixer):
     assert RECORD['counts'][mixer] == static(mixer), 'forget its counts in docs/mixers.json, then count it again'
