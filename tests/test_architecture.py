@@ -22,11 +22,6 @@ SHARED = {'mmatm.models', *(f'mmatm.models.{name}' for name in (
 ))}  # fmt: skip
 
 
-def fence(language: str) -> str:
-    """The first block of a kind on the page."""
-    return re.search(rf'^```{language}\n(.*?)^```', PAGE, re.M | re.S)[1]
-
-
 def exceptions(rule: str) -> set[str]:
     """The files and folders that the page excepts from a rule, which begins so, by their module names."""
     (text,) = (item for item in re.split(r'\n(?=- |\n)', PAGE) if item.startswith(f'- {rule}'))
@@ -39,8 +34,7 @@ def within(module: str, places: set[str]) -> bool:
 
 
 def test_parts_import_from_the_lines_above_theirs():
-    lines = [re.sub(r' \(.*?\)', '', line).split(', ') for line in fence('text').splitlines()]
-    line_of = {part: i for i, line in enumerate(lines) for part in line}
+    line_of = {part: i for i, line in enumerate(graph.floors(PAGE)) for part in line}
     files = [Path(path).relative_to('mmatm') for path in graph.sources()]
     assert set(line_of) == {path.parts[0].removesuffix('.py').replace('__init__', 'mmatm') for path in files}
     wrong = [
@@ -77,12 +71,10 @@ def test_backbones_do_not_import_one_another():
 
 
 def test_the_graph_on_the_page():
-    """If it has changed, put what `python tools/dev/import_graph.py` prints there."""
+    """If it has changed, call `python tools/dev/import_graph.py`, and put the numbers that it prints on the page."""
     pairs = graph.edges(IMPORTS)
-    assert fence('mermaid') == graph.mermaid(pairs)
-    parts = {part for pair in pairs for part in pair}
-    counts = f'{len(parts)} parts, {len(pairs)} pairs of which one imports the other, {len(graph.reduced(pairs))} drawn'
-    assert counts in ' '.join(PAGE.split())
+    assert (ROOT / 'docs/architecture.svg').read_text() == graph.svg(graph.floors(PAGE), pairs)
+    assert graph.counts(pairs) in ' '.join(PAGE.split())
 
 
 def test_what_counts_as_an_import():
