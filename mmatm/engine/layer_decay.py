@@ -49,7 +49,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     The formula and the depths are those of MMPretrain's `LearningRateDecayOptimWrapperConstructor`, for classifiers.
 
-    Example:
+    Examples:
         >>> optim_wrapper = dict(
         ...     constructor='mmatm.LayerDecayOptimWrapperConstructor',
         ...     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),

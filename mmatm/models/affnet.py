@@ -228,7 +228,7 @@ _ONEDRIVE = 'linked in the README of https://github.com/microsoft/TokenMixers (O
 
 @MODELS.register_module()
 class AFFNet(Backbone):
-    """AFFNet, of `Adaptive Frequency Filters As Efficient Global Token Mixers <https://arxiv.org/abs/2307.14008>`_
+    """AFFNet, of [Adaptive Frequency Filters As Efficient Global Token Mixers](https://arxiv.org/abs/2307.14008)
     (ICCV 2023).
 
     Its feature maps have no norms. `fuse` folds its batch norms.
@@ -253,7 +253,7 @@ class AFFNet(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import AFFNet
         >>> [tuple(y.shape) for y in AFFNet('et')(torch.rand(1, 3, 64, 96))]

@@ -114,7 +114,7 @@ def _size(depths: list[int], channels: list[int], mlp_ratios: list[int], offset_
 
 @MODELS.register_module()
 class ATMNet(Backbone):
-    """ATMNet, of `Active Token Mixer <https://arxiv.org/abs/2203.06108>`_ (AAAI 2023).
+    """ATMNet, of [Active Token Mixer](https://arxiv.org/abs/2203.06108) (AAAI 2023).
 
     Args:
         arch: A named size, ``'xt'``, ``'t'``, ``'s'``, ``'b'``, ``'l'`` (also ``'xtiny'``, ``'tiny'``, ``'small'``,
@@ -148,7 +148,7 @@ class ATMNet(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import ATMNet
         >>> [tuple(y.shape) for y in ATMNet('xt')(torch.rand(1, 3, 64, 96))]

@@ -103,7 +103,7 @@ def _halve(in_channels: int, channels: int) -> nn.Conv2d:
 
 @MODELS.register_module()
 class CASViT(Backbone):
-    """CAS-ViT, of `Convolutional Additive Self-attention Vision Transformers <https://arxiv.org/abs/2408.03703>`_.
+    """CAS-ViT, of [Convolutional Additive Self-attention Vision Transformers](https://arxiv.org/abs/2408.03703).
 
     The two global means in its gates make features depend on the crop. Its mixer is quadratic in its input: without
     trained weights, activations grow fast with depth while batch norms keep to their statistics (`norm_eval`).
@@ -124,7 +124,7 @@ class CASViT(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import CASViT
         >>> [tuple(y.shape) for y in CASViT('xs')(torch.rand(1, 3, 64, 96))]

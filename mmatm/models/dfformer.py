@@ -107,7 +107,7 @@ def _published(name: str) -> Published:
 
 @MODELS.register_module()
 class DFFormer(SpectralBackbone):
-    """DFFormer, of `FFT-based Dynamic Token Mixer for Vision <https://arxiv.org/abs/2303.03932>`_ (AAAI 2024).
+    """DFFormer, of [FFT-based Dynamic Token Mixer for Vision](https://arxiv.org/abs/2303.03932) (AAAI 2024).
 
     Args:
         arch: A named size, ``'s18'``, ``'s36'``, ``'m36'``, ``'b36'``, or a dict with exactly these keys, a list of
@@ -128,7 +128,7 @@ class DFFormer(SpectralBackbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import DFFormer
         >>> [tuple(y.shape) for y in DFFormer('s18')(torch.rand(1, 3, 64, 96))]
@@ -194,7 +194,7 @@ class DFFormer(SpectralBackbone):
 
 @MODELS.register_module()
 class CDFFormer(DFFormer):
-    """CDFFormer, of `FFT-based Dynamic Token Mixer for Vision <https://arxiv.org/abs/2303.03932>`_ (AAAI 2024): as
+    """CDFFormer, of [FFT-based Dynamic Token Mixer for Vision](https://arxiv.org/abs/2303.03932) (AAAI 2024): as
     `DFFormer`, with depthwise convolutions in place of filters in stages 0 and 1.
 
     Args:
@@ -210,7 +210,7 @@ class CDFFormer(DFFormer):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import CDFFormer
         >>> [tuple(y.shape) for y in CDFFormer('s18')(torch.rand(1, 3, 64, 96))]

@@ -49,7 +49,7 @@ class SpectrumMixer(nn.Module):
 
 @MODELS.register_module()
 class DSM(SpectralBackbone):
-    """A reading of the abstract of `Dynamic Spectrum Mixer <https://arxiv.org/abs/2309.06721>`_, by this project.
+    """A reading of the abstract of [Dynamic Spectrum Mixer](https://arxiv.org/abs/2309.06721), by this project.
 
     The paper's network is not public beyond its abstract. This one has DFFormer's skeleton and mixers as its abstract
     describes them; there are no published weights for it, and the paper's accuracy is not its.
@@ -69,7 +69,7 @@ class DSM(SpectralBackbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import DSM
         >>> [tuple(y.shape) for y in DSM('s18')(torch.rand(1, 3, 64, 96))]

@@ -180,7 +180,7 @@ _RELEASE = 'https://github.com/ysj9909/FFNet/releases/download/v1.0/ffnet_{}.pth
 
 @MODELS.register_module()
 class FFNet(Backbone):
-    """FFNet, of `MetaMixer Is All You Need <https://arxiv.org/abs/2406.02021>`_.
+    """FFNet, of [MetaMixer Is All You Need](https://arxiv.org/abs/2406.02021).
 
     `fuse` folds all batch norms and the second kernels of its depthwise convolutions.
 
@@ -203,7 +203,7 @@ class FFNet(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import FFNet
         >>> [tuple(y.shape) for y in FFNet('1')(torch.rand(1, 3, 64, 96))]

@@ -57,7 +57,7 @@ def _size(depths: list[int], channels: list[int]) -> dict[str, Any]:
 
 @MODELS.register_module()
 class MetaFormer(Backbone):
-    """The plain skeleton of `MetaFormer Is Actually What You Need for Vision <https://arxiv.org/abs/2111.11418>`_, for
+    """The plain skeleton of [MetaFormer Is Actually What You Need for Vision](https://arxiv.org/abs/2111.11418), for
     any token mixer.
 
     All parameters are initialised as PyTorch does, but for those that a mixer initialises itself. There is no layer
@@ -80,7 +80,7 @@ class MetaFormer(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import MetaFormer
         >>> [tuple(y.shape) for y in MetaFormer('s12', token_mixer='cycle')(torch.rand(1, 3, 64, 96))]

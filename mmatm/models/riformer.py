@@ -20,7 +20,7 @@ def _size(depths: list[int], channels: list[int], layer_scale: float) -> dict[st
 
 @MODELS.register_module()
 class RIFormer(Backbone):
-    """RIFormer, of `Keep Your Vision Backbone Effective But Removing Token Mixer <https://arxiv.org/abs/2304.05659>`_.
+    """RIFormer, of [Keep Your Vision Backbone Effective But Removing Token Mixer](https://arxiv.org/abs/2304.05659).
 
     MMPretrain's network, whose blocks do not mix tokens: only the convolutions of stem and downsampling do. It needs
     MMPretrain to be built.
@@ -41,7 +41,7 @@ class RIFormer(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import RIFormer
         >>> [tuple(y.shape) for y in RIFormer('s12')(torch.rand(1, 3, 64, 96))]

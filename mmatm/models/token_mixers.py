@@ -63,7 +63,7 @@ class Active(ActiveTokenMixer):
 @TOKEN_MIXERS.register_module('cycle')
 class Cycle(ActiveTokenMixer):
     """CycleMLP's: channel i of a token reads the one (i + 1) mod 3 - 1 tokens further along each axis, zeros outside
-    the map; then as the active mixer, whose offsets it fixes. Of `CycleMLP <https://arxiv.org/abs/2107.10224>`_."""
+    the map; then as the active mixer, whose offsets it fixes. Of [CycleMLP](https://arxiv.org/abs/2107.10224)."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = _to_tokens(x)

@@ -271,7 +271,7 @@ _RELEASE = 'https://github.com/LMMMEng/TransXNet/releases/download/v1.0/transx-{
 
 @MODELS.register_module()
 class TransXNet(Backbone):
-    """TransXNet, of `TransXNet <https://arxiv.org/abs/2310.19380>`_ (TNNLS 2025).
+    """TransXNet, of [TransXNet](https://arxiv.org/abs/2310.19380) (TNNLS 2025).
 
     A forward pass of one sample in training takes the running statistics for the batch norms of a single value.
 
@@ -295,7 +295,7 @@ class TransXNet(Backbone):
     Raises:
         InputError: An argument that cannot work.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmatm.models import TransXNet
         >>> [tuple(y.shape) for y in TransXNet('t')(torch.rand(1, 3, 64, 96))]

@@ -50,7 +50,7 @@ def swap_backbone(
     Raises:
         InputError: There is no such backbone or size; or the model cannot take it. Says why.
 
-    Example:
+    Examples:
         >>> swap = swap_backbone('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 't')  # doctest: +SKIP
         >>> model = MODELS.build(swap.cfg.model)  # doctest: +SKIP
     """
