@@ -14,13 +14,14 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
 _LINK = re.compile(r'\]\((?!\w+:)([\w./-]+)')
+_WHOLE_WIDTH = '---\nhide: [navigation, toc]\n---\n'
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the first page, which is the beginning of README.md, notebooks, and the files outside docs/ that pages link
     to."""
     readme, _, _ = (ROOT / 'README.md').read_text().partition('\n## ')
-    pages = {'index.md': _LINK.sub(lambda link: f']({posixpath.relpath(link[1], "docs")}', readme)}
+    pages = {'index.md': _WHOLE_WIDTH + _LINK.sub(lambda link: f']({posixpath.relpath(link[1], "docs")}', readme)}
     for notebook in [file for file in files if file.src_uri.endswith('.ipynb')]:
         files.remove(notebook)
         exporter = MarkdownExporter()
