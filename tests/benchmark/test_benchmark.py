@@ -13,6 +13,7 @@ from torch import nn
 
 from mmatm.benchmark import __main__ as command
 from mmatm.benchmark.authors_operations import use_authors_operations
+from mmatm.benchmark.chart import _panels
 from mmatm.benchmark.problems import ATMNET, BASELINES, LEVELS, PEERS, Problem, prepare, problems
 from mmatm.benchmark.report import markdown, ratios
 from mmatm.models import ATMNet, TransXNet
@@ -44,6 +45,8 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert 'old' not in text
     assert '| backbone xt, 1 x 64x64, training ' in text
     assert str(report['results'][2]['ways']['mmatm']['repeats']) in text
+    assert '(benchmarks_cpu.svg)' in text
+    assert (tmp_path / 'benchmarks_cpu.svg').read_text().count('<g id="axes_') == 2  # time and memory of a training
     assert 'written: ' in capsys.readouterr().out
 
 
@@ -111,6 +114,27 @@ def test_chart_has_bars_as_long_as_the_times():
         '  mmatm                ██████████ 1.00',
         '  DeformConv baseline  ████████████████████████████████████████ 4.00',
         '  peer                 █████ 0.50',
+    ]
+
+
+def test_a_chart_has_a_panel_for_each_problem_and_a_row_for_each_network():
+    def entry(name, **ways):
+        ways = {way: dict(median_ms=ms, quartiles_ms=(ms - 1, ms + 1), peak_mib=mib) for way, (ms, mib) in ways.items()}
+        return dict(level='backbone', name=f'backbone {name}', ways=ways)
+
+    entries = [
+        entry('xt, 1 x 64x64, inference', mmatm=(2, None), peer=(4, None)),
+        entry('FFNet 1, 1 x 64x64, inference', mmatm=(3, None)),
+        entry('xt, 1 x 64x64, training', mmatm=(5, 70), peer=(6, None)),
+    ]
+    assert list(_panels(entries)) == [
+        (
+            'time, 1 x 64x64, inference',
+            {'ATMNet xt': dict(mmatm=(2, 1, 3), peer=(4, 3, 5)), 'FFNet 1': dict(mmatm=(3, 2, 4))},
+            'ms',
+        ),
+        ('time, 1 x 64x64, training', {'ATMNet xt': dict(mmatm=(5, 4, 6), peer=(6, 5, 7))}, 'ms'),
+        ('memory, 1 x 64x64, training', {'ATMNet xt': dict(mmatm=(70, 70, 70))}, 'MiB at the peak'),
     ]
 
 

@@ -24,36 +24,39 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {'index.md': _WHOLE_WIDTH + _LINK.sub(lambda link: f']({posixpath.relpath(link[1], "docs")}', readme)}
     for notebook in [file for file in files if file.src_uri.endswith('.ipynb')]:
         files.remove(notebook)
-        exporter = MarkdownExporter()
-        exporter.register_preprocessor('nbconvert.preprocessors.ExtractOutputPreprocessor', enabled=True)
-        text, resources = exporter.from_filename(notebook.abs_src_path)
+        text, resources = MarkdownExporter().from_filename(notebook.abs_src_path)
         pages[notebook.src_uri.replace('.ipynb', '.md')] = text
         for name, content in resources['outputs'].items():
             files.append(File.generated(config, name, content=content))
     for uri, text in pages.items():
         files.append(File.generated(config, uri, content=text))
-    copied = {path for page in files.documentation_pages() for _, path in _outside(page.content_string, page)}
-    for path in sorted(copied):
-        files.append(File.generated(config, _copy(path), content=(ROOT / path).read_bytes()))
+    linked = {path for page in files.documentation_pages() for _, path in _links(page.content_string, page)}
+    for path in sorted(linked):
+        if not path.startswith('docs/') and path != 'README.md':
+            files.append(File.generated(config, _in_site(path), content=(ROOT / path).read_bytes()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Has links to files outside docs/ lead to their copies."""
-    for link, path in set(_outside(markdown, page.file)):
-        target = posixpath.relpath(_copy(path), posixpath.dirname(page.file.src_uri))
+    """Has links lead to where things are in the site."""
+    for link, path in set(_links(markdown, page.file)):
+        target = posixpath.relpath(_in_site(path), posixpath.dirname(page.file.src_uri))
         markdown = markdown.replace(f']({link}', f']({target}')
     return markdown
 
 
-def _outside(markdown: str, page: File) -> Iterator[tuple[str, str]]:
-    """The links of a page to files outside docs/, and the path of each from the root."""
+def _links(markdown: str, page: File) -> Iterator[tuple[str, str]]:
+    """The links of a page to files that are elsewhere in the site, and the path of each from the root."""
     for link in _LINK.findall(markdown):
         path = posixpath.normpath(posixpath.join('docs', posixpath.dirname(page.src_uri), link))
-        if not path.startswith('docs/') and (ROOT / path).is_file():
+        if (ROOT / path).is_file() and (path.endswith('.ipynb') or not path.startswith('docs/')):
             yield link, path
 
 
-def _copy(path: str) -> str:
-    """Where a file of the repository is in the site: under a name that browsers show as text."""
+def _in_site(path: str) -> str:
+    """Where a file of the repository is in the site; one that is no page under a name that browsers show as text."""
+    if path == 'README.md':
+        return 'index.md'
+    if path.endswith('.ipynb'):
+        return path.removeprefix('docs/').replace('.ipynb', '.md')
     return f'source/{path}.txt'
