@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -100,6 +101,22 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
     assert not [address for address in loaded if re.match(r'(?!data:)(\w+:)?//|\w+:(?<!data:)', address)]
     # For these, Material's scripts would fetch others.
     assert not [path for path in pages if re.search(r'class="(mermaid|arithmatex)"', path.read_text())]
+
+
+@pytest.mark.skipif(not shutil.which('chromium'), reason="Chromium is not installed: Debian's package chromium")
+def test_search_in_a_site_opened_as_files(site, tmp_path):
+    """Without a network, and by docs/iframe-worker.js, as Chromium starts no workers there."""
+    shown = subprocess.run(
+        [
+            *('chromium', '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}'),
+            *('--host-resolver-rules=MAP * ~NOTFOUND', '--virtual-time-budget=10000', '--dump-dom'),
+            f'file://{site}/index.html?q=receptive+field',
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
+    assert 'api/figures.html?h=receptive+field#mmatm.visualization.receptive_field.receptive_field' in shown
 
 
 def test_files_of_the_repository_are_shown_as_text(site, pages):
