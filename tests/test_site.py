@@ -132,7 +132,7 @@ def test_the_first_page_is_the_beginning_of_the_readme(site, pages):
     text = re.sub(r'<[^>]+>', '', (site / 'index.html').read_text())
     named = set(re.findall(r'mmatm\.(\w+)', text))
     assert set(backbones()) - {'MetaFormer'} <= named, 'MetaFormer is for comparisons'
-    for command in ('tools/demo.sh', 'python tools/swap_backbone.py mmseg::'):
+    for command in ('tools/demo.sh', 'tools/check.sh', 'python tools/swap_backbone.py mmseg::'):
         assert command in text
     assert 'offsets.webp' in pages[site / 'index.html'].loaded
     assert (ROOT / 'docs/offsets.webp').stat().st_size < 150_000
