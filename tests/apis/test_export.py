@@ -285,7 +285,10 @@ def test_torch_onnx_export_of_whole_networks(kind, size, tmp_path):
 
 @pytest.mark.parametrize(
     ('name', 'stage'),
-    [('TransXNet', 0), ('FFNet', 0), ('DFFormer', 0), ('CDFFormer', 2), ('AFFNet', 1), ('DSM', 0)],
+    [
+        *(('TransXNet', 0), ('FFNet', 0), ('DFFormer', 0), ('AFFNet', 1), ('DSM', 0)),
+        pytest.param('CDFFormer', 2, marks=pytest.mark.slow),  # its filters are DFFormer's
+    ],
 )
 def test_torch_onnx_export_of_others(name, stage, tmp_path):
     """To the first stage with its own mixer, with scales, biases and filters that have an effect."""

@@ -41,7 +41,7 @@ from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
 from mmatm.utils.files import whole_file
 
-KILLS = 20
+KILLS = 10
 ITERATIONS = 60
 OPTIONS = [
     '--cfg-options', '+randomness.seed=3', f'train_cfg.max_iters={ITERATIONS}', 'train_cfg.val_interval=12',
