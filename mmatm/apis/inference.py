@@ -159,6 +159,45 @@ def figure_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return {image: figure for figure, image in first.items()}
 
 
+# The results of an image: the overlay, the entries of its JSON file, the label map.
+Predicted = tuple[np.ndarray, dict[str, Any], Image.Image | None]
+
+
+def predictor(model: BaseModel, cfg: Config, score_thr: float = 0.3) -> tuple[str, Callable[[str], Predicted]]:
+    """What predicts images with a model, through the toolbox's inferencer.
+
+    Args:
+        model: As `load_model` returns it, on its device.
+        cfg: Its config; the test pipeline is used.
+        score_thr: Boxes and masks below it are not drawn.
+
+    Returns:
+        The task: detection, semantic segmentation or classification; and a function of an image's path.
+
+    Raises:
+        InputError: The model is for another task, its classes have no names, or the config has no test pipeline.
+    """
+    dataset = _require_test_dataset(cfg)
+    task = _task(type(model))
+    predict = dict(_TASKS.values()).get(task)
+    if predict is None:
+        raise InputError(f'{type(model).__name__} is not a detector, segmentor or classifier of images')
+    if 'classes' not in model.dataset_meta:
+        raise InputError(
+            'neither the checkpoint nor the test dataset of the config names the classes; give their names with '
+            '--cfg-options +test_dataloader.dataset.metainfo.classes="[cat,dog]"'
+        )
+    cfg.test_dataloader.dataset = dataset
+    return task, predict(model, cfg, score_thr)
+
+
+def _require_test_dataset(cfg: Config) -> dict:
+    dataset = _test_dataset(cfg)
+    if dataset is None:
+        raise InputError('the config has no test_dataloader; images are prepared by the pipeline of its dataset')
+    return dataset
+
+
 def predict_images(
     cfg: Config,
     checkpoint: str,
@@ -194,26 +233,14 @@ def predict_images(
     """
     figures = figure_paths(images, out / 'vis')
     names = {image: path.relative_to(out / 'vis').with_suffix('') for image, path in figures.items()}
-    dataset = _test_dataset(cfg)
-    if dataset is None:
-        raise InputError('the config has no test_dataloader; images are prepared by the pipeline of its dataset')
+    _require_test_dataset(cfg)  # before the model is built
 
     model = load_model(cfg, checkpoint, fuse)
     try:
         model.to(device or get_device())
     except (RuntimeError, AssertionError) as error:
         raise InputError(f'the model cannot be moved to device {device}: {error}') from None
-    task = _task(type(model))
-    predict = dict(_TASKS.values()).get(task)
-    if predict is None:
-        raise InputError(f'{type(model).__name__} is not a detector, segmentor or classifier of images')
-    if 'classes' not in model.dataset_meta:
-        raise InputError(
-            'neither the checkpoint nor the test dataset of the config names the classes; give their names with '
-            '--cfg-options +test_dataloader.dataset.metainfo.classes="[cat,dog]"'
-        )
-    cfg.test_dataloader.dataset = dataset
-    predict_one = predict(model, cfg, score_thr)
+    task, predict_one = predictor(model, cfg, score_thr)
     for image in progress(images):
         drawn, prediction, label_map = predict_one(str(image))
         for folder in ('vis', 'preds'):
@@ -224,10 +251,6 @@ def predict_images(
         text = json.dumps({'image': str(image), 'task': task, **prediction})
         (out / 'preds' / f'{names[image]}.json').write_text(text + '\n')
     return task
-
-
-# The results of an image: the overlay, the entries of its JSON file, the label map.
-Predicted = tuple[np.ndarray, dict[str, Any], Image.Image | None]
 
 
 def _with_model(inferencer: type, model: BaseModel, cfg: Config, visualizer: str) -> Any:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmatm.apis.inference import load_model
 from mmatm.config import load_config
-from mmatm.visualization.receptive_field import receptive_field
+from mmatm.visualization.features import Features
 
 from .training import Run
 
@@ -77,7 +77,7 @@ def half_width(model: BaseModel, image: Tensor) -> float:
     """The side, in pixels, of the smallest square around `STAGE`'s middle token that holds half of its gradient."""
     token = tuple(-(-side // 16) // 2 for side in image.shape[2:])
     layer = f'stages.{STAGE}.blocks.{len(model.backbone.stages[STAGE].blocks) - 1}'
-    (field,) = receptive_field(model.backbone, image, layer, [token])
+    field = Features(model.backbone, image, differentiable=True).field(layer, token)
     return side_of_half(field, [16 * index for index in token])
 
 

@@ -52,10 +52,16 @@ class DynamicConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        pooled = adaptive_mean(x, self.weight.shape[-1])
-        weight = (self._share(pooled) * self.weight).sum(1)
         bias = (self._share(x.mean((2, 3), keepdim=True))[..., 0, 0] * self.bias).sum(1)
-        return dynamic_depthwise(x, weight, bias)
+        return dynamic_depthwise(x, self.kernels(x), bias)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the kernels of each sample's own, (B, C, K, K)."""
+        return (self.shares(x) * self.weight).sum(1)
+
+    def shares(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> what each sample's kernels take of each bank at each place, (B, G, C, K, K)."""
+        return self._share(adaptive_mean(x, self.weight.shape[-1]))
 
     def _share(self, pooled: Tensor) -> Tensor:
         """(B, C, h, w) -> the share of each bank at each place, (B, G, C, h, w)."""
@@ -87,10 +93,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: PositionBias) -> Tensor:
         """(B, C, H, W) -> the same."""
+        return attend(*self.qkv(x), bias).transpose(2, 3).reshape(x.shape)
+
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) -> queries, keys and values, (B, heads, places, channels of a head) each."""
         reduced = x if self.reduce is None else self.reduce(x)
         reduced = self.local.with_shortcut(reduced)
         q, k, v = (self._heads(y) for y in (self.q(x), *self.kv(reduced).chunk(2, dim=1)))
-        return attend(q, k, v, bias).transpose(2, 3).reshape(x.shape)
+        return q, k, v
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, heads, H * W, channels of a head)."""

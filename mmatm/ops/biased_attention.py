@@ -142,8 +142,17 @@ def _parts(q: Tensor, k: Tensor) -> list[tuple[int, int]]:
     return [(start, min(start + size, queries)) for start in range(0, queries, size)]
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """The softmax, of q's dtype."""
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias), of q's dtype.
+
+    Args:
+        q: (B, heads, queries, D).
+        k: (B, heads, keys, D).
+        bias: (heads, queries, keys).
+
+    Returns:
+        (B, heads, queries, keys).
+    """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     # The bias is of the parameters' dtype. In place it is only where nothing is traced or differentiated.
     scores = scores.add_(bias) if scores.dtype == bias.dtype and not torch.compiler.is_compiling() else scores + bias
@@ -151,7 +160,7 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    return _weights(q, k, bias) @ v
+    return attention_weights(q, k, bias) @ v
 
 
 class _Attend(torch.autograd.Function):
@@ -175,7 +184,7 @@ class _Attend(torch.autograd.Function):
         grad_q, grad_k, grad_v, grad_table = (torch.zeros_like(x) for x in (q, k, v, table))
         for s, e in _parts(q, k):
             part, given = q[:, :, s:e], grad[:, :, s:e]
-            weights = _weights(part, k, bias.part(s, e))
+            weights = attention_weights(part, k, bias.part(s, e))
             grad_v += weights.transpose(-2, -1) @ given
             mean = (given * out[:, :, s:e]).sum(-1, keepdim=True)
             grad_scores = (given @ v.transpose(-2, -1)).sub_(mean).mul_(weights)

@@ -1,5 +1,6 @@
 """Figures of spectral mixers: which frequencies of a feature map they let through for an image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from mmatm.models.dfformer import DynamicFilter
 from mmatm.models.dsm import SpectrumMixer
 from mmatm.ops.spectral import cosine_bands, map_channels, rfft2
 
-from .panels import InputImage
+from .features import Features, find_parts
 
 SpectralMixer = DynamicFilter | SpectrumMixer | AdaptiveFrequencyFilter
 
@@ -42,53 +43,27 @@ class Filters:
 
 
 def find_mixers(backbone: Backbone) -> dict[str, SpectralMixer]:
-    """The last spectral mixer of each stage that has any, by name: `stages.2.blocks.8.mixer`.
+    """The layers that have a spectral mixer, and their mixers.
 
     Raises:
-        InputError: No stage has one.
+        InputError: No layer has one.
     """
-    found = {}
-    for i, stage in enumerate(backbone.stages):
-        own = [(name, module) for name, module in stage.named_modules() if isinstance(module, SpectralMixer)]
-        found.update({f'stages.{i}.{name}': mixer for name, mixer in own[-1:]})
+    found = find_parts(backbone, SpectralMixer)
     if not found:
         *others, last = (kind.TITLE for kind in (DFFormer, CDFFormer, DSM, AFFNet))
         raise InputError(
-            f'no stage of this {backbone.TITLE} has a spectral mixer to draw; the backbones that have them are '
+            f'no layer of this {backbone.TITLE} has a spectral mixer to draw; the backbones that have them are '
             f'{", ".join(others)} and {last}'
         )
     return found
 
 
+def last_of_stages(layers: Sequence[str]) -> list[str]:
+    """Of some layers the last one of each stage."""
+    return list({layer.split('.')[1]: layer for layer in layers}.values())
+
+
 @torch.no_grad()
-def record_filters(backbone: Backbone, inputs: Tensor) -> dict[str, Filters]:
-    """What the last spectral mixer of each stage does to an image's map.
-
-    Args:
-        backbone: The backbone, in evaluation mode.
-        inputs: One image (1, 3, H, W), as `read_image` returns it.
-
-    Returns:
-        By the names of `find_mixers`.
-
-    Raises:
-        InputError: The backbone has no spectral mixers.
-    """
-    filters = {}
-    hooks = [
-        mixer.register_forward_pre_hook(
-            lambda mixer, args, name=name: filters.update({name: filters_of(mixer, args[0])})
-        )
-        for name, mixer in find_mixers(backbone).items()
-    ]
-    try:
-        backbone(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return filters
-
-
 def filters_of(mixer: SpectralMixer, x: Tensor) -> Filters:
     """What a mixer does to the only map of a batch.
 
@@ -137,19 +112,20 @@ def _mirrored(x: Tensor) -> Tensor:
     return x.flip(-2).roll(1, -2)
 
 
-def draw_filters(backbone: Backbone, image: InputImage) -> Figure:
-    """What the last spectral mixer of each stage lets through, on average over channels, and what it is mixed of.
+def draw_filters(features: Features, layers: Sequence[str]) -> Figure:
+    """What the spectral mixers of some layers let through, on average over channels, and what that is mixed of.
 
-    A row for each stage that has one. The gain has colours of its own, the parts beside it share theirs.
+    A row for each layer. The gain has colours of its own, the parts beside it share theirs.
 
     Args:
-        backbone: The backbone, in evaluation mode.
-        image: As `read_image` returns it.
+        features: Of an image.
+        layers: Of `find_mixers`.
 
     Raises:
         InputError: The backbone has no spectral mixers.
     """
-    recorded = record_filters(backbone, image.inputs)
+    mixers = find_mixers(features.backbone)
+    recorded = {layer: filters_of(mixers[layer], features.given(layer, mixers[layer])[0]) for layer in layers}
     columns = 1 + max(len(filters.parts) for filters in recorded.values())
     figure = Figure((_SIDE * columns + 2.2, (_SIDE + 0.45) * len(recorded) + 0.3), layout='constrained')
     grid = figure.subplots(len(recorded), columns, squeeze=False)
@@ -157,7 +133,7 @@ def draw_filters(backbone: Backbone, image: InputImage) -> Figure:
         height, width = filters.gain.shape[1:]
         shown = _draw(row[0], filters.gain.mean(0).cpu().numpy(), filters.is_fourier)
         row[0].set_title('mean gain' if len(filters.parts) else 'mean gain |m|', fontsize=9)
-        row[0].set_ylabel(f'{name.removesuffix(".mixer")}\n{height}x{width} tokens', fontsize=9)
+        row[0].set_ylabel(f'{name}\n{height}x{width} tokens', fontsize=9)
         figure.colorbar(shown, ax=row[0], shrink=0.9).ax.tick_params(labelsize=7)
         top = filters.parts.max().item() if len(filters.parts) else None
         for i, (axes, part, share) in enumerate(zip(row[1:], filters.parts, filters.shares.tolist(), strict=False), 1):

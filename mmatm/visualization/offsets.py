@@ -10,62 +10,33 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from mmatm.errors import InputError
-from mmatm.models import Backbone
-from mmatm.models.atmnet import ATMNet, Block
+from mmatm.models import ATMNet, Backbone
+from mmatm.models.atmnet import Block
 
-from .panels import PANEL, QUERY, InputImage, Point, panels
-from .receptive_field import Grid, find_layers
+from .features import Features, Grid, find_layers
+from .panels import PANEL, QUERY, InputImage, Point, by_place, panels
 
 _ROW, _COLUMN = '#ff7f0e', '#00b4d8'
 
 
-def find_offset_layers(backbone: Backbone, names: Sequence[str] | None = None) -> dict[str, Block]:
-    """The blocks of ATMNet, as `find_layers` finds those of any backbone.
-
-    Raises:
-        InputError: The backbone is not ATMNet, no block has such a name, or it is of a class of the user's own.
-    """
-    if not isinstance(backbone, ATMNet):
-        raise InputError(
-            f'only {ATMNet.TITLE} has offsets to draw, {backbone.TITLE} has none; '
-            'the receptive field (--mode receptive-field) can be drawn for any backbone'
-        )
-    layers = find_layers(backbone, names)
-    blocks = {name: block for name, block in layers.items() if isinstance(block, Block)}
-    if others := [name for name in names or () if name not in blocks]:
-        kind = type(layers[others[0]]).__name__
-        raise InputError(
-            f"the offsets of {others[0]} cannot be drawn: it is a {kind}, and only those of ATMNet's {Block.__name__} "
-            'are known'
-        )
-    return blocks
-
-
-@torch.no_grad()
-def record_offsets(backbone: Backbone, inputs: Tensor) -> dict[str, Tensor]:
-    """The offsets by which each layer reads tokens: its own if it predicts offsets, else those predicted last before.
-
-    Args:
-        backbone: The backbone, in evaluation mode.
-        inputs: One image (1, 3, H, W), as `read_image` returns it.
-
-    Returns:
-        For each layer (H', W', 2G), in tokens: G along the row, then G along the column.
+def find_offset_layers(backbone: Backbone) -> dict[str, Block]:
+    """The blocks of ATMNet by name, but for those of a class of the user's own.
 
     Raises:
         InputError: The backbone is not ATMNet.
     """
-    offsets = {}
-    hooks = [
-        block.mixer.register_forward_pre_hook(lambda _, args, name=name: offsets.update({name: args[1][0].float()}))
-        for name, block in find_offset_layers(backbone).items()
-    ]
-    try:
-        backbone(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return offsets
+    if not isinstance(backbone, ATMNet):
+        raise InputError(f'only {ATMNet.TITLE} has offsets to draw, {backbone.TITLE} has none')
+    return {name: block for name, block in find_layers(backbone).items() if isinstance(block, Block)}
+
+
+def offset_of(features: Features, layer: str) -> Tensor:
+    """The offsets by which a layer reads tokens: its own if it predicts offsets, else those predicted last before.
+
+    Returns:
+        (H', W', 2G), in tokens: G along the row, then G along the column.
+    """
+    return features.given(layer)[1][0].detach().float()
 
 
 def count_looks(offset: Tensor, token: tuple[int, int], channels: int) -> tuple[Tensor, Tensor]:
@@ -96,26 +67,25 @@ def _spread(position: Tensor, length: int) -> Tensor:
     return (1 - (position[:, None] - token).abs()).clamp(min=0).sum(0)  # the tent of linear interpolation
 
 
-def draw_offsets(backbone: Backbone, image: InputImage, layers: Sequence[str], points: Sequence[Point]) -> Figure:
+def draw_offsets(features: Features, image: InputImage, layers: Sequence[str], points: Sequence[Point]) -> Figure:
     """The paper's Figure 5: for each layer and point, where the query's channels look along its row and column.
 
     The more channels look at a token, the more opaque is its circle.
 
     Args:
-        backbone: The backbone, in evaluation mode.
+        features: Of the image.
         image: As `read_image` returns it.
-        layers: A row of panels each.
+        layers: Of `find_offset_layers`, a row of panels each.
         points: A column of panels each.
 
     Raises:
-        InputError: The backbone is not ATMNet, has no such layer, or a point is outside the image.
+        InputError: A point is outside the image.
     """
-    blocks = find_offset_layers(backbone, layers)
-    offsets = record_offsets(backbone, image.inputs)
+    blocks = find_offset_layers(features.backbone)
 
     def draw(axes: Axes, layer: str, point: Point) -> str:
-        grid = Grid.of(backbone, layer)
-        offset = offsets[layer]
+        grid = Grid.of(features.backbone, layer)
+        offset = offset_of(features, layer)
         (channels,) = blocks[layer].norm1.normalized_shape
         token = grid.nearest(image, point, offset.shape)
         by_column, by_row = count_looks(offset, token, channels)
@@ -133,7 +103,7 @@ def draw_offsets(backbone: Backbone, image: InputImage, layers: Sequence[str], p
         outside = [max(0, 1 - counts.sum().item() / channels) for counts in (by_column, by_row)]
         return f'beyond the edge: {outside[0]:.0%} of the row, {outside[1]:.0%} of the column'
 
-    figure = panels(image, layers, points, draw)
+    figure = panels(image, layers, by_place(points), draw)
     marks = [
         Line2D([], [], color=colour, marker=marker, linestyle='none', markersize=8, label=label)
         for colour, marker, label in ((QUERY, '*', 'query'), (_ROW, 'o', 'its row'), (_COLUMN, 'o', 'its column'))
@@ -142,14 +112,14 @@ def draw_offsets(backbone: Backbone, image: InputImage, layers: Sequence[str], p
     return figure
 
 
-def draw_distribution(backbone: Backbone, image: InputImage) -> Figure:
+def draw_distribution(features: Features) -> Figure:
     """How far tokens look, a panel for each stage: the density of the offsets along rows and along columns.
 
     Raises:
         InputError: The backbone is not ATMNet.
     """
-    offsets = record_offsets(backbone, image.inputs)
-    predicted = {name: offsets[name] for name, block in find_offset_layers(backbone).items() if block.predicts_offsets}
+    blocks = find_offset_layers(features.backbone)
+    predicted = {name: offset_of(features, name) for name, block in blocks.items() if block.predicts_offsets}
     stages = sorted({name.split('.')[1] for name in predicted})
     figure = Figure((PANEL * len(stages), PANEL), layout='constrained')
     for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
@@ -161,7 +131,7 @@ def draw_distribution(backbone: Backbone, image: InputImage) -> Figure:
             label = f'along the {name}: {np.abs(values).mean():.2f} on average'
             axes.hist(values, bins, density=True, histtype='step', color=colour, label=label)
         axes.set_title(f'stages.{stage}: offsets of {len(own)} block{"s" * (len(own) > 1)}', fontsize=10)
-        axes.set_xlabel(f'offset in tokens of {Grid.of(backbone, f"stages.{stage}").stride} pixels')
+        axes.set_xlabel(f'offset in tokens of {Grid.of(features.backbone, f"stages.{stage}").stride} pixels')
         axes.set_yticks([])
         axes.set_ylim(top=1.25 * axes.get_ylim()[1])  # room for the legend
         axes.legend(loc='upper center', fontsize=8)

@@ -3,9 +3,10 @@
 A point (x, y) is in pixels of the image's file, from its upper left corner.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import mmcv
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from mmatm.errors import InputError
 
 Point = tuple[float, float]
+T = TypeVar('T')
 
 QUERY = '#e6194b'
 PANEL = 4.5  # inches
@@ -67,24 +69,43 @@ def read_image(model: BaseModel, path: str, short_side: int | None = None) -> In
 
 
 def panels(
-    image: InputImage,
-    layers: Sequence[str],
-    points: Sequence[Point],
-    draw: Callable[[Axes, str, Point], str],
+    image: InputImage, layers: Sequence[str], columns: Mapping[str, T], draw: Callable[[Axes, str, T], str]
 ) -> Figure:
-    """A figure with the image in a panel for each layer and point; `draw` adds to a panel and returns its caption."""
+    """A figure with the image in a panel for each layer and column; `draw` adds to a panel and returns its caption.
+
+    Args:
+        image: As `read_image` returns it.
+        layers: A row of panels each.
+        columns: What is drawn in each column, by what the title says of it.
+        draw: Called with the axes, the layer and what is drawn.
+    """
     height, width = image.pixels.shape[:2]
     panel = (PANEL, PANEL * height / width + 0.6)
-    figure = Figure((panel[0] * len(points), panel[1] * len(layers) + 0.3), layout='constrained')
-    grid = figure.subplots(len(layers), len(points), squeeze=False)
+    figure = Figure((panel[0] * len(columns), panel[1] * len(layers) + 0.3), layout='constrained')
+    grid = figure.subplots(len(layers), len(columns), squeeze=False)
     for row, layer in zip(grid, layers, strict=True):
-        for axes, point in zip(row, points, strict=True):
-            axes.imshow(image.pixels)
-            note = draw(axes, layer, point)
-            axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-            axes.set_title(f'{layer} at {point[0]:g}, {point[1]:g}', fontsize=10)
-            axes.set_xlabel(note, fontsize=8)
+        for axes, (title, shown) in zip(row, columns.items(), strict=True):
+            show_image(axes, image)
+            axes.set_xlabel(draw(axes, layer, shown), fontsize=8)
+            axes.set_title(f'{layer} {title}', fontsize=10)
     return figure
+
+
+def by_place(points: Sequence[Point]) -> dict[str, Point]:
+    """Points by what a title says of them."""
+    return {f'at {x:g}, {y:g}': (x, y) for x, y in points}
+
+
+def show_image(axes: Axes, image: InputImage) -> None:
+    """Shows the image alone; what is drawn over it leaves the limits as they are."""
+    height, width = image.pixels.shape[:2]
+    axes.imshow(image.pixels)
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[], autoscale_on=False)
+
+
+def mark(axes: Axes, image: InputImage, point: Point) -> None:
+    """Marks a point with the star of a query."""
+    axes.scatter(*(side * image.scale for side in point), s=60, c=QUERY, marker='*', edgecolors='white')
 
 
 def save_figure(figure: Figure, out: str) -> None:

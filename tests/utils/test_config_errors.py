@@ -75,7 +75,7 @@ def test_other_commands_name_the_entry(tmp_path, shapes, error_of):
     for name, *arguments in (
         ('test.py', config, 'weights.pth'),
         ('get_flops.py', config),
-        ('visualize_offsets.py', config, 'weights.pth', 'image.png'),
+        ('visualize.py', config, 'weights.pth', shapes / 'coco/val2017', '--view', 'offsets'),
         ('image_demo.py', config, 'weights.pth', shapes / 'coco/val2017'),
     ):
         assert message in error_of(name, *arguments, *wrong)

@@ -16,9 +16,11 @@ from mmatm.models.affnet import AdaptiveFrequencyFilter
 from mmatm.models.dfformer import DynamicFilter
 from mmatm.models.dsm import SpectrumMixer
 from mmatm.ops.spectral import irfft2
-from mmatm.visualization.filters import draw_filters, filters_of, find_mixers, record_filters
+from mmatm.visualization.features import Features
+from mmatm.visualization.filters import draw_filters, filters_of, find_mixers, last_of_stages
 from mmatm.visualization.panels import InputImage
 
+SPECTRUM = '--view', 'spectrum'
 SIZES = pytest.mark.parametrize('size', [(6, 8), (5, 7), (7, 2)], ids=['even', 'odd', 'narrow'])
 LAST = {
     'DFFormer': ['stages.0.blocks.0', 'stages.1.blocks.1', 'stages.2.blocks.1', 'stages.3.blocks.0'],
@@ -32,6 +34,11 @@ LAST = {
 def image():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     return InputImage(pixels, torch.from_numpy(pixels).permute(2, 0, 1)[None] / 128 - 1, 1.0)
+
+
+def draw(model, image):
+    """The last mixer of each stage."""
+    return draw_filters(Features(model, image.inputs), last_of_stages(find_mixers(model)))
 
 
 def network(name):
@@ -98,10 +105,8 @@ def test_gain_of_the_adaptive_filter_is_what_it_adds_to_waves(act, size):
 @pytest.mark.parametrize('name', LAST)
 def test_the_last_mixer_of_each_stage_is_drawn(name, image):
     model = network(name)
-    mixers = find_mixers(model)
-    assert list(mixers) == list(record_filters(model, image.inputs)) == [f'{block}.mixer' for block in LAST[name]]
-    assert not any(mixer._forward_pre_hooks for mixer in mixers.values())
-    figure = draw_filters(model, image)
+    figure = draw(model, image)
+    assert not any(mixer._forward_pre_hooks for mixer in find_mixers(model).values())
     rows = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     sides = {str(i): f'{16 // 2**i}x{24 // 2**i}' for i in range(4)}
     assert rows == [f'{block}\n{sides[block[7]]} tokens' for block in LAST[name]]
@@ -112,7 +117,7 @@ def inputs_of(model, image):
     found = []
     hooks = [
         mixer.register_forward_hook(lambda mixer, args, output: found.append((mixer, args[0])))
-        for mixer in find_mixers(model).values()
+        for mixer in (find_mixers(model)[layer] for layer in last_of_stages(find_mixers(model)))
     ]
     with torch.no_grad():
         model(image.inputs)
@@ -136,7 +141,7 @@ def is_bar(axes):
 def test_banks_and_their_mixture(name, image):
     """Against the spectra of the filters' responses to an impulse."""
     model = network(name)
-    rows = pictures(draw_filters(model, image), 4)
+    rows = pictures(draw(model, image), 4)
     for row, (mixer, x) in zip(rows, inputs_of(model, image), strict=True):
         height, width = x.shape[1:3]
         share = mixer.selector(x).softmax(-1)[0]
@@ -156,7 +161,7 @@ def test_banks_and_their_mixture(name, image):
 @torch.no_grad()
 def test_bands_and_their_weights(image):
     model = network('DSM')
-    rows = pictures(draw_filters(model, image), 5)
+    rows = pictures(draw(model, image), 5)
     for (gain, *bands), (mixer, x) in zip(rows, inputs_of(model, image), strict=True):
         weights = 2 * mixer.selector(x)[0].sigmoid().mean(0)
         assert [title for _, title in bands] == [f'band {i}: {each:.2f}' for i, each in enumerate(weights, 1)]
@@ -169,7 +174,7 @@ def test_bands_that_all_pass(image):
     model = network('DSM')
     for mixer in find_mixers(model).values():
         torch.nn.init.zeros_(mixer.selector.fc2.weight)
-    figure = draw_filters(model, image)
+    figure = draw(model, image)
     for (gain, _), *bands in pictures(figure, 5):
         np.testing.assert_allclose(gain, 1, rtol=1e-6)
         np.testing.assert_allclose(sum(values for values, _ in bands), 1, rtol=1e-6)
@@ -184,7 +189,7 @@ def test_bands_that_all_pass(image):
 @torch.no_grad()
 def test_affnet_has_its_gain_only(image):
     model = network('AFFNet')
-    rows = pictures(draw_filters(model, image), 1)
+    rows = pictures(draw(model, image), 1)
     for ((drawn, title),), (mixer, x) in zip(rows, inputs_of(model, image), strict=True):
         assert title == 'mean gain |m|'
         np.testing.assert_allclose(drawn, np.fft.fftshift(filters_of(mixer, x).gain.mean(0)), rtol=1e-5)
@@ -193,7 +198,7 @@ def test_affnet_has_its_gain_only(image):
 @pytest.mark.parametrize('name', ['DFFormer', 'DSM'])
 def test_colours_show_values(name, image):
     """The gain has its own range, the parts share one; both begin at 0 and have a bar."""
-    figure = draw_filters(network(name), image)
+    figure = draw(network(name), image)
     panels = [axes.images[0] for axes in figure.axes if not is_bar(axes)]
     columns = len(panels) // 4
     assert sum(map(is_bar, figure.axes)) == 8
@@ -222,7 +227,9 @@ def test_command(tmp_path, shapes, command):
     config = write_config(tmp_path, shapes, DFFORMER)
     images = sorted((shapes / 'ade/images/validation').iterdir())[:2]
     out = tmp_path / 'figures'
-    printed = command('visualize_filters.py', config, write_weights(config), *images, '--short-side', 80, '--out', out)
+    printed = command(
+        'visualize.py', config, write_weights(config), *images, *SPECTRUM, '--short-side', 80, '--out', out
+    )
     assert printed == ''.join(f'drawn: {out / image.stem}.png\n' for image in images)
     assert sorted(path.stem for path in out.iterdir()) == [image.stem for image in images]
     for path in out.iterdir():
@@ -232,10 +239,10 @@ def test_command(tmp_path, shapes, command):
 
 def test_bad_input(config, shapes, tmp_path, error_of):
     arguments = config, write_weights(config)
-    message = error_of('visualize_filters.py', *arguments, shapes / 'ade/images/validation/000001.jpg')
-    assert 'no stage of this ATMNet has a spectral mixer to draw; the backbones that have them are DFF' in message
+    message = error_of('visualize.py', *arguments, *SPECTRUM, shapes / 'ade/images/validation/000001.jpg')
+    assert 'no layer of this ATMNet has a spectral mixer to draw; the backbones that have them are DFF' in message
     assert message.endswith('DFFormer, CDFFormer, DSM reading and AFFNet')
-    assert 'no images in' in error_of('visualize_filters.py', *arguments, tmp_path / 'absent.jpg')
+    assert 'no images in' in error_of('visualize.py', *arguments, *SPECTRUM, tmp_path / 'absent.jpg')
 
 
 def test_images_of_several_folders_do_not_overwrite_one_another():

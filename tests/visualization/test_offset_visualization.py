@@ -11,10 +11,12 @@ from mini import MINI
 from mmatm.errors import InputError
 from mmatm.models import ATMNet
 from mmatm.ops import axial_sample
-from mmatm.visualization.offsets import count_looks, draw_distribution, draw_offsets, record_offsets
+from mmatm.visualization.features import Features, Grid, find_layers
+from mmatm.visualization.offsets import count_looks, draw_distribution, draw_offsets, offset_of
 from mmatm.visualization.panels import InputImage
-from mmatm.visualization.receptive_field import Grid, find_layers
+from mmatm.visualization.views import VIEWS
 
+OFFSETS = '--view', 'offsets'
 LAYERS = [f'stages.{stage}.blocks.{block}' for stage in range(4) for block in range(2)]
 
 
@@ -63,9 +65,10 @@ def test_counts_are_what_the_operation_reads():
 def test_blocks_read_by_the_last_predicted_offsets(image):
     model = network(output_stride=16)
     look(model, 1.5, -2)
-    offsets = record_offsets(model, image.inputs)
-    assert list(offsets) == LAYERS
-    for name, offset in offsets.items():
+    features = Features(model, image.inputs)
+    assert list(find_layers(model)) == LAYERS
+    for name in LAYERS:
+        offset = offset_of(features, name)
         factor = 2 if name.startswith('stages.3') else 1  # dilated
         assert offset.shape[:2] == (64 // Grid.of(model, name).stride, 96 // Grid.of(model, name).stride)
         row, column = offset.chunk(2, -1)
@@ -77,7 +80,9 @@ def test_blocks_read_by_the_last_predicted_offsets(image):
 def test_figure_5_has_its_circles_where_the_tokens_are(image):
     model = network()
     look(model, 1, -2)
-    figure = draw_offsets(model, image, ['stages.1.blocks.0', 'stages.0.blocks.1'], [(40, 30), (2, 3)])
+    figure = draw_offsets(
+        Features(model, image.inputs), image, ['stages.1.blocks.0', 'stages.0.blocks.1'], [(40, 30), (2, 3)]
+    )
     panel = figure.axes[0]  # stride 8: (40, 30) is nearest to token (4, 5) at pixel (41, 33)
     row, column, query = panel.collections
     assert query.get_offsets().tolist() == [[41, 33]]
@@ -96,7 +101,7 @@ def test_opacity_is_the_number_of_channels(image):
     look(model, 1, 0)
     block = model.stages[1].blocks[0]
     block.offset_fc.bias.data[0] = -1.0  # one group of the four looks the other way
-    row = draw_offsets(model, image, ['stages.1.blocks.0'], [(41, 33)]).axes[0].collections[0]
+    row = draw_offsets(Features(model, image.inputs), image, ['stages.1.blocks.0'], [(41, 33)]).axes[0].collections[0]
     found = {x: alpha for (x, _), alpha in zip(row.get_offsets().tolist(), row.get_facecolors()[:, 3], strict=True)}
     most = 16  # all channels at the query itself, along the column
     assert found[49] == pytest.approx(12 / most)
@@ -106,7 +111,7 @@ def test_opacity_is_the_number_of_channels(image):
 def test_distribution(image):
     model = network()
     look(model, 3, -1)
-    figure = draw_distribution(model, image)
+    figure = draw_distribution(Features(model, image.inputs))
     assert len(figure.axes) == 4
     texts = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert texts == ['along the row: 3.00 on average', 'along the column: 1.00 on average']
@@ -120,9 +125,11 @@ def test_command(text, tmp_path, shapes, command):
     config = write_config(tmp_path, shapes, text)
     arguments = config, write_weights(config), shapes / 'ade/images/validation/000001.jpg'
     chosen = '--layer', 'stages.1.blocks.0', 'stages.3.blocks.1', '--point', 5, 60, '--point', 33.5, 20
-    command('visualize_offsets.py', *arguments, *chosen, '--short-side', 80, '--out', tmp_path / 'offsets.png')
-    command('visualize_offsets.py', *arguments, '--mode', 'receptive-field', '--out', tmp_path / 'field.png')
-    command('visualize_offsets.py', *arguments, '--mode', 'distribution', '--out', tmp_path / 'spread.svg')
+    command(
+        'visualize.py', *arguments, '--view', 'offsets', *chosen, '--short-side', 80, '--out', tmp_path / 'offsets.png'
+    )
+    command('visualize.py', *arguments, '--view', 'receptive-field', '--out', tmp_path / 'field.png')
+    command('visualize.py', *arguments, '--view', 'distribution', '--out', tmp_path / 'spread.svg')
     for name in ('offsets.png', 'field.png'):
         with Image.open(tmp_path / name) as drawn:
             assert len(drawn.convert('RGB').getcolors(2**24)) > 1000
@@ -141,11 +148,17 @@ def test_other_backbones_have_receptive_fields_only(tmp_path, shapes, command, e
     config = write_config(tmp_path, shapes, CASVIT)
     arguments = config, write_weights(config), shapes / 'ade/images/validation/000001.jpg'
     assert 'drawn: ' in command(
-        'visualize_offsets.py', *arguments, '--mode', 'receptive-field', '--out', tmp_path / 'field.png'
+        'visualize.py', *arguments, '--view', 'receptive-field', '--out', tmp_path / 'field.png'
     )
-    for mode in ('offsets', 'distribution'):
-        message = error_of('visualize_offsets.py', *arguments, '--mode', mode)
-        assert 'only ATMNet has offsets to draw, CAS-ViT has none; the receptive field (--mode' in message
+    for view, message in (
+        ('offsets', 'only ATMNet has offsets to draw, CAS-ViT has none'),
+        ('distribution', 'only ATMNet has offsets to draw, CAS-ViT has none'),
+        ('attention', 'only TransXNet has attention to draw, this CAS-ViT has none'),
+        ('heads', 'only TransXNet has attention to draw, this CAS-ViT has none'),
+        ('kernel', 'only TransXNet has dynamic kernels to draw, this CAS-ViT has none'),
+        ('spectrum', 'no layer of this CAS-ViT has a spectral mixer to draw; the backbones that have them are DFF'),
+    ):
+        assert message in error_of('visualize.py', *arguments, '--view', view)
 
 
 def test_blocks_of_the_users_have_no_offsets_to_draw(image):
@@ -159,9 +172,11 @@ def test_blocks_of_the_users_have_no_offsets_to_draw(image):
             return x
 
     model = ATMNet(MINI, parts={'block': [None, None, Same, None]}).eval()
-    assert list(record_offsets(model, image.inputs)) == [name for name in LAYERS if not name.startswith('stages.2')]
-    with pytest.raises(InputError, match=r'offsets of stages\.2\.blocks\.0 cannot be drawn: it is a Same'):
-        draw_offsets(model, image, ['stages.2.blocks.0'], [(1, 1)])
+    features = Features(model, image.inputs)
+    assert list(VIEWS['offsets'].find(model)) == [name for name in LAYERS if not name.startswith('stages.2')]
+    assert VIEWS['offsets'].layers(model) == ['stages.3.blocks.1']
+    with pytest.raises(InputError, match=r'no layer stages\.2\.blocks\.0; the layers are stages\.0\.blocks\.0, st'):
+        VIEWS['offsets'].draw(features, image, ['stages.2.blocks.0'])
 
 
 def test_bad_input(tmp_path, config, shapes, error_of):
@@ -169,15 +184,21 @@ def test_bad_input(tmp_path, config, shapes, error_of):
     weights = write_weights(config)
 
     def error(*options, image=image):
-        return error_of('visualize_offsets.py', config, weights, image, *options)
+        return error_of('visualize.py', config, weights, image, *OFFSETS, *options)
 
-    assert 'there is no layer stages.9; the layers are stages.0.blocks.0, stages.0' in error('--layer', 'stages.9')
+    assert 'the view offsets has no layer stages.9; the layers are stages.0.blocks.0, stages.0' in error(
+        '--layer', 'stages.9'
+    )
     assert 'point 64 3 is outside the image of 64x64 pixels' in error('--point', 64, 3)
     assert 'the suffix chooses the format, and must be one of ' in error('--out', tmp_path / 'a.mp4')
-    assert 'shows all layers and tokens; leave out --layer and --point' in error(
-        '--mode', 'distribution', '--point', 1, 1
-    )
-    assert 'there is no image' in error(image=tmp_path / 'absent.jpg')
+    for option, value, message in (
+        ('--point', (1, 1), 'the view distribution shows all tokens; leave out --point'),
+        ('--layer', ('stages.2.blocks.0',), 'the view distribution shows all layers; leave out --layer'),
+    ):
+        assert message in error('--view', 'distribution', option, *value)
+    message = error('--out', tmp_path / 'a.png', image=image.parent)
+    assert f'{tmp_path}/a.png is one figure, for 6 images; give a folder' in message
+    assert 'no images in' in error(image=tmp_path / 'absent.jpg')
     assert 'ATMNet takes images of 32x32 or more, not 30x30' in error('--short-side', 30)
     assert 'the shorter side of an image is 1 pixel or more, not 0' in error('--short-side', 0)
     other = tmp_path / 'lenet.py'
@@ -185,5 +206,5 @@ def test_bad_input(tmp_path, config, shapes, error_of):
         "default_scope = 'mmpretrain'\n"
         "model = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=3), head=dict(type='ClsHead'))\n"
     )
-    message = error_of('visualize_offsets.py', other, write_weights(other), image)
+    message = error_of('visualize.py', other, write_weights(other), image, *OFFSETS)
     assert 'the ImageClassifier of this config has no backbone of mmatm; those are AFFNet, ATMNet,' in message

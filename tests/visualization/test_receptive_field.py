@@ -10,8 +10,9 @@ from PIL import Image
 from mini import MINI
 from mmatm.errors import InputError
 from mmatm.models import ATMNet, CASViT, FFNet, RIFormer, TransXNet
+from mmatm.visualization.features import Features, Grid, find_layers
 from mmatm.visualization.panels import InputImage, read_image
-from mmatm.visualization.receptive_field import Grid, draw_receptive_field, find_layers, receptive_field
+from mmatm.visualization.receptive_field import draw_receptive_field
 
 STAGES = {'depths': [1, 1, 1, 1], 'channels': [8, 16, 16, 24], 'mlp_ratios': [2, 2, 2, 2]}
 
@@ -79,7 +80,7 @@ def test_token_is_the_middle_of_what_it_sees(kind, first):
     for layer, token in (('stages.0.blocks.0', (22, 27)), ('stages.1.blocks.0', (12, 13))):
         grid = Grid.of(model, layer)
         assert grid.first == first
-        (field,) = receptive_field(model, image.inputs.double(), layer, [token])
+        field = Features(model, image.inputs.double(), differentiable=True).field(layer, token)
         for axis, index in enumerate(token):
             seen = field.sum(1 - axis).nonzero().flatten()
             assert 0 < seen[0] < seen[-1] < field.shape[axis] - 1, 'it does not reach the edges'
@@ -128,7 +129,7 @@ def test_receptive_field_is_the_derivative(image, make):
         more[0, channel][pixel] += step
         less[0, channel][pixel] -= step
         expected += ((token_sum(more) - token_sum(less)) / (2 * step)).abs()
-    (field,) = receptive_field(model, inputs, layer, [token])
+    field = Features(model, inputs, differentiable=True).field(layer, token)
     torch.testing.assert_close(field[pixel], expected, rtol=1e-5, atol=1e-9)
 
 
@@ -138,6 +139,8 @@ def test_the_last_pixel_of_an_odd_size():
     image = InputImage(pixels, torch.rand(1, 3, 65, 97), 1.0)
     for model, sizes in ((ATMNet(MINI), (16, 24)), (CASViT(STAGES), (17, 25))):
         assert model(image.inputs)[0].shape[2:] == sizes
-        figure = draw_receptive_field(model.eval(), image, ['stages.0.blocks.0'], [(96, 64)])
+        figure = draw_receptive_field(
+            Features(model.eval(), image.inputs, True), image, ['stages.0.blocks.0'], [(96, 64)]
+        )
         assert figure.axes[0].get_title() == 'stages.0.blocks.0 at 96, 64'
         assert 'half of the gradient: ' in figure.axes[0].get_xlabel()
