@@ -26,8 +26,8 @@ def main() -> None:
         nargs='+',
         default=(),
         metavar='NAME',
-        help='blocks of the backbone, such as stages.2.blocks.0; by default the last of the third stage, of spectra the '
-        'last of each stage',
+        help='blocks of the backbone, such as stages.2.blocks.0; by default the last of the third stage; of '
+        'spectra the last of each stage',
     )
     parser.add_argument(
         '--point',

@@ -23,7 +23,7 @@ from mmatm.models import fuse_backbones
 from mmatm.models.whole_model import containers, for_model
 from mmatm.utils.quiet import init_weights
 
-_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 
 
 def load_model(cfg: Config, checkpoint: str | None, fuse: bool = False) -> BaseModel:
@@ -125,7 +125,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
             images = [path]
         else:
             candidates = path.rglob('*') if path.is_dir() else _matching(path)
-            images = sorted(path for path in candidates if path.suffix.lower() in _SUFFIXES and path.is_file())
+            images = sorted(path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
         if not images:
             raise InputError(f'no images in {place}; give files, folders or quoted patterns like "street/*.jpg"')
         for image in images:

@@ -46,7 +46,7 @@ def kernels_of(features: Features, layer: str) -> tuple[Tensor, Tensor]:
 
 
 def draw_kernels(features: Features, image: InputImage, layers: Sequence[str], points: Sequence[Point]) -> Figure:
-    """A row for each layer: how far its kernels reach at the points, and the kernels, of which all tokens have the same.
+    """For each layer how far its kernels reach at the points, and the kernels themselves, which all tokens share.
 
     Over the image the weights' sizes, on average over channels; beside it their mean, and the kernels of the channels
     with the largest ones, each with what it is mixed of, red above zero and blue below.
