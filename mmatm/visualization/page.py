@@ -248,9 +248,12 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         path, point = gr.State(), gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=360):
+                shown = gr.Image(label='click a point', interactive=False, format='png', buttons=[], elem_id='image')
+                note = gr.Markdown(elem_id='note')
+                over = gr.Radio(over_image, value=over_image[1], label='over the image', elem_id='over')
                 example = gr.Dropdown(
                     [(Path(path).name, path) for path in examples],
-                    label='image',
+                    label='choose an image',
                     visible=bool(images),
                     elem_id='example',
                 )
@@ -260,9 +263,6 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
                     height=120,
                     elem_id='upload',
                 )
-                over = gr.Radio(over_image, value=over_image[1], label='over the image', elem_id='over')
-                shown = gr.Image(label='click a point', interactive=False, format='png', buttons=[], elem_id='image')
-                note = gr.Markdown(elem_id='note')
             with gr.Column(scale=5):
                 beside = gr.Checkbox(len(names) > 1, label='two side by side', elem_id='beside')
                 with gr.Row():
@@ -285,15 +285,15 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         redraw(upload.upload(choose, [upload, path, point, over], chosen, **guarded))
         redraw(shown.select(click, [path, over], [point, shown, note], **latest))
         over.change(choose, [path, path, point, over], chosen, **latest)
+        opened = page.load(lambda: None, **guarded)
         for number, (_, choices, _, outputs) in enumerate(panes):
             layer = outputs[4]
-            page.load(adapt, choices, layer, **guarded)
+            opened = opened.then(adapt, choices, layer, **guarded)
             for each in choices:
                 each.change(adapt, choices, layer, **latest).then(**drawing(number), **guarded)
             layer.input(**drawing(number), **latest)
+        redraw(opened.then(choose, [example, path, point, over], chosen, **guarded))
         beside.change(lambda on: gr.Column(visible=on), beside, panes[1][0], **guarded).then(**drawing(1), **guarded)
-        if examples:
-            page.load(lambda: examples[0], None, example, **guarded)
     return page.queue(api_open=False, max_size=64)
 
 
@@ -313,8 +313,8 @@ def _in_file(image: InputImage, x: float, y: float) -> Point:
 def _marked(pixels: np.ndarray, place: Sequence[float]) -> Image.Image:
     """The image (H, W, 3) with a mark at a place."""
     marked = Image.fromarray(pixels)
-    radius = max(marked.size) / 90
+    radius = max(marked.size) / 60
     draw = ImageDraw.Draw(marked)
-    draw.circle(place, radius + 2, outline='white', width=2)
-    draw.circle(place, radius, outline=QUERY, width=3)
+    for size, colour in ((1.4, 'white'), (1.0, QUERY), (0.4, 'white')):
+        draw.circle(place, size * radius, fill=colour)
     return marked

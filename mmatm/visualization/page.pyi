@@ -1,0 +1,321 @@
+"""The page of tools/explore.py, by Gradio. All that it computes and draws, `Explorer` does."""
+
+import itertools
+import os
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from mmatm.apis.inference import IMAGE_SUFFIXES
+from mmatm.errors import InputError
+
+from .explorer import Explorer, Subject
+from .panels import QUERY, InputImage, Point, save_figure
+from .views import VIEWS
+
+_UPLOAD = 20 * 2**20  # bytes of an image at most
+_FILES = 64  # figures that are kept to be fetched
+# Nothing on the page is from elsewhere, and this has browsers refuse it if something should be.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
+)
+
+
+class OwnFilesOnly:
+    """Has browsers load nothing from elsewhere, and the server fetch nothing either."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: dict) -> None:
+            if message['type'] == 'http.response.start':
+                message['headers'] = [*message['headers'], (b'content-security-policy', _POLICY.encode())]
+            await send(message)
+
+        path = scope.get('path', '')
+        if any(f'{route}={scheme}' in path for route in ('file', 'proxy') for scheme in ('http:', 'https:')):
+            await send_with_policy({'type': 'http.response.start', 'status': 403, 'headers': []})
+            await send({'type': 'http.response.body', 'body': b''})
+        else:
+            await self.app(scope, receive, send_with_policy)
+
+
+def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        explorer: The models.
+        images: To choose from, besides those that users drop.
+        host: The address to listen on.
+        port: The port.
+
+    Raises:
+        InputError: Gradio is not installed, or nothing can listen there.
+    """
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # read when it is imported
+    try:
+        import gradio as gr
+        import uvicorn
+        from fastapi import FastAPI
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+    except ImportError as error:
+        raise InputError(
+            f'the page needs Gradio ({error}): pip install "mmatm[explore]", or pip install gradio'
+        ) from None
+    try:
+        with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f'nothing can listen on {host}, port {port}: {error}; choose others by --host and --port'
+        ) from None
+
+    with tempfile.TemporaryDirectory(prefix='mmatm-explore-') as folder:
+        os.environ['GRADIO_TEMP_DIR'] = folder
+        app = FastAPI(openapi_url=None)
+        gr.mount_gradio_app(
+            app,
+            make_page(explorer, images, Path(folder)),
+            path='/',
+            server_name=host,
+            server_port=port,
+            footer_links=[],
+            run_history=False,
+            allowed_paths=[],
+            show_error=False,
+            max_file_size=_UPLOAD,
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+        )
+        app.add_middleware(OwnFilesOnly)
+        if host in ('127.0.0.1', '::1', 'localhost'):  # no other site may pass for this machine
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=['127.0.0.1', 'localhost', '[::1]'])
+        shown = f'[{host}]' if ':' in host else host
+        print(f'look at http://{shown}:{port} in a browser; Ctrl+C ends it', flush=True)
+        uvicorn.run(app, host=host, port=port, log_level='error', timeout_graceful_shutdown=1)
+
+
+class Files:
+    """The figures drawn last, as files that Gradio may serve."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._written: deque[Path] = deque()
+
+    def write(self, figure: Figure, name: str) -> str:
+        """Writes a figure and returns its path."""
+        path = self._folder / str(next(self._numbers)) / name
+        save_figure(figure, str(path))
+        self._written.append(path)
+        if len(self._written) > _FILES:
+            self._written.popleft().unlink()
+        return str(path)
+
+
+def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
+    """The page, as Gradio's Blocks; figures are written to a folder from which Gradio may serve files."""
+    import gradio as gr
+
+    files = Files(folder / 'figures')
+    names = [subject.name for subject in explorer.subjects]
+    if len(names) > 1:  # they may be of one config
+        names = [f'{number}: {name}' for number, name in enumerate(names, 1)]
+    examples = [str(path) for path in images]
+    over_image = ['nothing', *(f'prediction of {name}' for name in names)]
+from gradio.events import Dependency
+
+    class Upload(gr.File):
+        """Takes files, and no addresses to fetch one from."""
+
+        is_template = True  # a gr.File to the page
+
+        async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
+            if str(url_or_file_path).startswith(('http:', 'https:')):
+                raise gr.Error('images are uploaded, not fetched')
+            return await super().async_move_resource_to_block_cache(url_or_file_path)
+
+    def show(path: str, point: Point, over: str) -> tuple[Image.Image, str]:
+        """The image to click on, and what to know of it."""
+        image, note = explorer.image(path), f'{Path(path).name} at {point[0]:g}, {point[1]:g}; click another point'
+        pixels = image.pixels
+        try:
+            if over != over_image[0]:
+                pixels = explorer.predict(path, over_image.index(over) - 1)
+        except InputError as error:
+            note = f'⚠ {error}'
+        return _marked(pixels, [side * image.scale for side in point]), note
+
+    def choose(new: str | None, path: str | None, point: Point | None, over: str, progress=gr.Progress()) -> tuple:  # noqa: B008
+        """Another image or another prediction; an image that is refused leaves all as it is."""
+        if new is None:
+            return path, point, gr.skip(), 'choose an image' if path is None else gr.skip()
+        try:
+            progress(0.1, desc='image and prediction')
+            image = explorer.image(new)
+        except InputError as error:
+            return path, point, gr.skip(), f'⚠ {error}'
+        if new != path:
+            height, width = image.pixels.shape[:2]
+            point = _in_file(image, width // 2, height // 2)
+        return new, point, *show(new, point, over)
+
+    def click(path: str, over: str, event: gr.SelectData) -> tuple:
+        point = _in_file(explorer.image(path), *event.index)
+        return point, *show(path, point, over)
+
+    def adapt(name: str, view: str) -> Any:
+        """The slider over the layers that a view has in a model, at the usual one."""
+        try:
+            found = explorer.subjects[names.index(name)].layers(VIEWS[view])
+        except InputError:
+            found = []
+        if len(found) < 2:
+            return gr.Slider(visible=False, value=0)
+        usual = VIEWS[view].usual(found)[-1]
+        return gr.Slider(visible=True, maximum=len(found) - 1, value=found.index(usual), label=f'layer: {usual}')
+
+    def draw(
+        shown: bool,
+        path: str | None,
+        point: Point | None,
+        name: str,
+        view: str,
+        index: int,
+        progress=gr.Progress(),  # noqa: B008
+    ) -> Iterator[tuple]:
+        """A view as PNG, the command that draws it, the layer's name, a note; and then the same as SVG."""
+        if path is None or not shown:
+            yield None, None, None, '', gr.skip(), ''
+            return
+        start, which = time.perf_counter(), names.index(name)
+        try:
+            layers = explorer.subjects[which].layers(VIEWS[view])
+            layer = layers[min(int(index), len(layers) - 1)] if layers else None
+            progress(0.1, desc=view)
+            figure = explorer.draw(path, which, view, layer, point)
+        except InputError as error:
+            yield None, None, None, '', gr.skip(), f'⚠ {error}'
+            return
+        stem = '_'.join(filter(None, (Path(path).stem, view, layer)))
+        image = path if path in examples else Path(path).name
+        command = explorer.command(image, which, view, layer, point, f'{stem}.png')
+        png = files.write(figure, f'{stem}.png')
+        label = gr.Slider(label=f'layer: {layer}') if layer else gr.skip()
+        yield png, png, None, command, label, f'{VIEWS[view].shows}; drawn in {time.perf_counter() - start:.2f} s'
+        yield gr.skip(), gr.skip(), files.write(figure, f'{stem}.svg'), gr.skip(), gr.skip(), gr.skip()
+
+    def make_pane(number: int) -> tuple[Any, list, list, list]:
+        """The column of a pane; what chooses its view, what `draw` takes of it and what it returns."""
+        name = names[min(number, len(names) - 1)]
+        view = next(view for view in VIEWS if has_view(explorer.subjects[names.index(name)], view))
+        with gr.Column(min_width=360, visible=number == 0 or len(names) > 1) as column:
+            with gr.Row():
+                model = gr.Radio(names, value=name, label='model', visible=len(names) > 1, elem_id=f'model{number}')
+                kind = gr.Dropdown(list(VIEWS), value=view, label='view', elem_id=f'view{number}')
+            layer = gr.Slider(0, 1, 0, step=1, label='layer', buttons=[], elem_id=f'layer{number}')
+            figure = gr.Image(label='figure', interactive=False, buttons=['fullscreen'], elem_id=f'figure{number}')
+            note = gr.Markdown(elem_id=f'note{number}')
+            with gr.Row():
+                png, svg = (
+                    gr.DownloadButton(kind, size='sm', elem_id=f'{kind.lower()}{number}') for kind in ('PNG', 'SVG')
+                )
+            command = gr.Code(
+                label='draws the same',
+                language='shell',
+                interactive=False,
+                lines=2,
+                wrap_lines=True,
+                buttons=['copy'],
+                show_line_numbers=False,
+                elem_id=f'command{number}',
+            )
+        return column, [model, kind], [model, kind, layer], [figure, png, svg, command, layer, note]
+
+    with gr.Blocks(title='Look inside', analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+        path, point = gr.State(), gr.State()
+        with gr.Row():
+            with gr.Column(scale=2, min_width=360):
+                example = gr.Dropdown(
+                    [(Path(path).name, path) for path in examples],
+                    label='image',
+                    visible=bool(images),
+                    elem_id='example',
+                )
+                upload = Upload(
+                    label=f'or drop one, of {_UPLOAD >> 20} MB at most',
+                    file_types=sorted(IMAGE_SUFFIXES),
+                    height=120,
+                    elem_id='upload',
+                )
+                over = gr.Radio(over_image, value=over_image[1], label='over the image', elem_id='over')
+                shown = gr.Image(label='click a point', interactive=False, format='png', buttons=[], elem_id='image')
+                note = gr.Markdown(elem_id='note')
+            with gr.Column(scale=5):
+                beside = gr.Checkbox(len(names) > 1, label='two side by side', elem_id='beside')
+                with gr.Row():
+                    panes = [make_pane(number) for number in range(2)]
+
+        # One computation at a time, whoever asks; of what is asked meanwhile by one page, the last.
+        guarded = dict(concurrency_limit=1, concurrency_id='models', api_visibility='private')
+        latest = dict(guarded, trigger_mode='always_last')
+        flags = [gr.State(True), beside]
+
+        def drawing(number: int) -> dict:
+            _, _, inputs, outputs = panes[number]
+            return dict(fn=draw, inputs=[flags[number], path, point, *inputs], outputs=outputs)
+
+        def redraw(event: Any) -> None:
+            event.then(**drawing(0), **guarded).then(**drawing(1), **guarded)
+
+        chosen = [path, point, shown, note]
+        redraw(example.change(choose, [example, path, point, over], chosen, **guarded))
+        redraw(upload.upload(choose, [upload, path, point, over], chosen, **guarded))
+        redraw(shown.select(click, [path, over], [point, shown, note], **latest))
+        over.change(choose, [path, path, point, over], chosen, **latest)
+        for number, (_, choices, _, outputs) in enumerate(panes):
+            layer = outputs[4]
+            page.load(adapt, choices, layer, **guarded)
+            for each in choices:
+                each.change(adapt, choices, layer, **latest).then(**drawing(number), **guarded)
+            layer.input(**drawing(number), **latest)
+        beside.change(lambda on: gr.Column(visible=on), beside, panes[1][0], **guarded).then(**drawing(1), **guarded)
+        if examples:
+            page.load(lambda: examples[0], None, example, **guarded)
+    return page.queue(api_open=False, max_size=64)
+
+
+def has_view(subject: Subject, view: str) -> bool:
+    """Whether a model has a view."""
+    try:
+        return bool(VIEWS[view].layers(subject.backbone))
+    except InputError:
+        return False
+
+
+def _in_file(image: InputImage, x: float, y: float) -> Point:
+    """A pixel of the image on the page -> the point in pixels of its file, of few digits as the command line has it."""
+    return round(x / image.scale, 1), round(y / image.scale, 1)
+
+
+def _marked(pixels: np.ndarray, place: Sequence[float]) -> Image.Image:
+    """The image (H, W, 3) with a mark at a place."""
+    marked = Image.fromarray(pixels)
+    radius = max(marked.size) / 90
+    draw = ImageDraw.Draw(marked)
+    draw.circle(place, radius + 2, outline='white', width=2)
+    draw.circle(place, radius, outline=QUERY, width=3)
+    return marked
