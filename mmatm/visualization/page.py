@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> N
         explorer: The models.
         images: To choose from, besides those that users drop.
         host: The address to listen on.
-        port: The port.
+        port: The port, 0 for any that is free.
 
     Raises:
         InputError: Gradio is not installed, or nothing can listen there.
@@ -73,23 +73,19 @@ def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> N
             f'the page needs Gradio ({error}): pip install "mmatm[explore]", or pip install gradio'
         ) from None
     try:
-        with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((host, port))
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise InputError(
             f'nothing can listen on {host}, port {port}: {error}; choose others by --host and --port'
         ) from None
 
-    with tempfile.TemporaryDirectory(prefix='mmatm-explore-') as folder:
+    with listener, tempfile.TemporaryDirectory(prefix='mmatm-explore-') as folder:
         os.environ['GRADIO_TEMP_DIR'] = folder
         app = FastAPI(openapi_url=None)
         gr.mount_gradio_app(
             app,
             make_page(explorer, images, Path(folder)),
             path='/',
-            server_name=host,
-            server_port=port,
             footer_links=[],
             run_history=False,
             allowed_paths=[],
@@ -103,9 +99,10 @@ def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> N
         app.add_middleware(OwnFilesOnly)
         if host in ('127.0.0.1', '::1', 'localhost'):  # no other site may pass for this machine
             app.add_middleware(TrustedHostMiddleware, allowed_hosts=['127.0.0.1', 'localhost', '[::1]'])
-        shown = f'[{host}]' if ':' in host else host
-        print(f'look at http://{shown}:{port} in a browser; Ctrl+C ends it', flush=True)
-        uvicorn.run(app, host=host, port=port, log_level='error', timeout_graceful_shutdown=1)
+        port = listener.getsockname()[1]
+        print(f'look at http://{f"[{host}]" if ":" in host else host}:{port} in a browser; Ctrl+C ends it', flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level='error', timeout_graceful_shutdown=1))
+        server.run(sockets=[listener])
 
 
 class Files:
@@ -134,47 +131,40 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
     names = [subject.name for subject in explorer.subjects]
     if len(names) > 1:  # they may be of one config
         names = [f'{number}: {name}' for number, name in enumerate(names, 1)]
+    bar = gr.Progress()
     examples = [str(path) for path in images]
     over_image = ['nothing', *(f'prediction of {name}' for name in names)]
 
-    class Upload(gr.File):
-        """Takes files, and no addresses to fetch one from."""
-
-        is_template = True  # a gr.File to the page
-
-        async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> str | None:
-            if str(url_or_file_path).startswith(('http:', 'https:')):
-                raise gr.Error('images are uploaded, not fetched')
-            return await super().async_move_resource_to_block_cache(url_or_file_path)
-
-    def show(path: str, point: Point, over: str) -> tuple[Image.Image, str]:
+    def show(spot: Spot, over: str) -> tuple[Image.Image, str]:
         """The image to click on, and what to know of it."""
-        image, note = explorer.image(path), f'{Path(path).name} at {point[0]:g}, {point[1]:g}; click another point'
+        image, note = explorer.image(spot.path), f'{Path(spot.path).name} at {_words(spot.point)}; click another point'
         pixels = image.pixels
         try:
             if over != over_image[0]:
-                pixels = explorer.predict(path, over_image.index(over) - 1)
+                pixels = explorer.predict(spot.path, over_image.index(over) - 1)
         except InputError as error:
             note = f'⚠ {error}'
-        return _marked(pixels, [side * image.scale for side in point]), note
+        return _marked(pixels, [side * image.scale for side in spot.point]), note
 
-    def choose(new: str | None, path: str | None, point: Point | None, over: str, progress=gr.Progress()) -> tuple:  # noqa: B008
-        """Another image or another prediction; an image that is refused leaves all as it is."""
+    def choose(new: str | None, spot: Spot | None, over: str, progress: gr.Progress = bar) -> tuple:
+        """Another image; one that is refused leaves all as it is."""
         if new is None:
-            return path, point, gr.skip(), 'choose an image' if path is None else gr.skip()
+            return spot, gr.skip(), gr.skip() if spot else 'choose an image'
         try:
             progress(0.1, desc='image and prediction')
-            image = explorer.image(new)
+            height, width = (image := explorer.image(new)).pixels.shape[:2]
         except InputError as error:
-            return path, point, gr.skip(), f'⚠ {error}'
-        if new != path:
-            height, width = image.pixels.shape[:2]
-            point = _in_file(image, width // 2, height // 2)
-        return new, point, *show(new, point, over)
+            return spot, gr.skip(), f'⚠ {error}'
+        spot = Spot(new, _in_file(image, width // 2, height // 2))
+        return spot, *show(spot, over)
 
-    def click(path: str, over: str, event: gr.SelectData) -> tuple:
-        point = _in_file(explorer.image(path), *event.index)
-        return point, *show(path, point, over)
+    def click(spot: Spot, over: str, event: gr.SelectData) -> tuple:
+        spot = Spot(spot.path, _in_file(explorer.image(spot.path), *event.index))
+        return spot, *show(spot, over)
+
+    def cover(spot: Spot | None, over: str) -> tuple:
+        """Another prediction over the image."""
+        return show(spot, over) if spot else (gr.skip(), gr.skip())
 
     def adapt(name: str, view: str) -> Any:
         """The slider over the layers that a view has in a model, at the usual one."""
@@ -188,18 +178,14 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         return gr.Slider(visible=True, maximum=len(found) - 1, value=found.index(usual), label=f'layer: {usual}')
 
     def draw(
-        shown: bool,
-        path: str | None,
-        point: Point | None,
-        name: str,
-        view: str,
-        index: int,
-        progress=gr.Progress(),  # noqa: B008
+        shown: bool, spot: Spot | None, name: str, view: str, index: int, progress: gr.Progress = bar
     ) -> Iterator[tuple]:
-        """A view as PNG, the command that draws it, the layer's name, a note; and then the same as SVG."""
-        if path is None or not shown:
-            yield None, None, None, '', gr.skip(), ''
+        """A view as PNG, the command that draws it, the layer's name, a note; and then files of it to save."""
+        unsaved = [gr.DownloadButton(value=None, interactive=False)] * 2
+        if spot is None or not shown:
+            yield None, *unsaved, '', gr.skip(), ''
             return
+        path, point = spot
         start, which = time.perf_counter(), names.index(name)
         try:
             layers = explorer.subjects[which].layers(VIEWS[view])
@@ -207,15 +193,22 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
             progress(0.1, desc=view)
             figure = explorer.draw(path, which, view, layer, point)
         except InputError as error:
-            yield None, None, None, '', gr.skip(), f'⚠ {error}'
+            yield None, *unsaved, '', gr.skip(), f'⚠ {error}'
             return
         stem = '_'.join(filter(None, (Path(path).stem, view, layer)))
         image = path if path in examples else Path(path).name
         command = explorer.command(image, which, view, layer, point, f'{stem}.png')
         png = files.write(figure, f'{stem}.png')
         label = gr.Slider(label=f'layer: {layer}') if layer else gr.skip()
-        yield png, png, None, command, label, f'{VIEWS[view].shows}; drawn in {time.perf_counter() - start:.2f} s'
-        yield gr.skip(), gr.skip(), files.write(figure, f'{stem}.svg'), gr.skip(), gr.skip(), gr.skip()
+        yield png, *unsaved, command, label, f'{VIEWS[view].shows}; drawn in {time.perf_counter() - start:.2f} s'
+        saved = (gr.DownloadButton(value=path, interactive=True) for path in (png, files.write(figure, f'{stem}.svg')))
+        yield gr.skip(), *saved, gr.skip(), gr.skip(), gr.skip()
+
+    async def keep_uploaded(path: str) -> str | None:
+        """What Gradio does with the file of an upload, but for addresses, which it would fetch."""
+        if str(path).startswith(('http:', 'https:')):
+            raise gr.Error('images are uploaded, not fetched')
+        return await gr.File.async_move_resource_to_block_cache(upload, path)
 
     def make_pane(number: int) -> tuple[Any, list, list, list]:
         """The column of a pane; what chooses its view, what `draw` takes of it and what it returns."""
@@ -245,7 +238,7 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         return column, [model, kind], [model, kind, layer], [figure, png, svg, command, layer, note]
 
     with gr.Blocks(title='Look inside', analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        path, point = gr.State(), gr.State()
+        spot = gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=360):
                 shown = gr.Image(label='click a point', interactive=False, format='png', buttons=[], elem_id='image')
@@ -257,44 +250,48 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
                     visible=bool(images),
                     elem_id='example',
                 )
-                upload = Upload(
+                upload = gr.File(
                     label=f'or drop one, of {_UPLOAD >> 20} MB at most',
                     file_types=sorted(IMAGE_SUFFIXES),
                     height=120,
                     elem_id='upload',
                 )
+                upload.async_move_resource_to_block_cache = keep_uploaded
             with gr.Column(scale=5):
                 beside = gr.Checkbox(len(names) > 1, label='two side by side', elem_id='beside')
                 with gr.Row():
                     panes = [make_pane(number) for number in range(2)]
 
-        # One computation at a time, whoever asks; of what is asked meanwhile by one page, the last.
+        # One computation at a time, whoever asks; of what is asked meanwhile in one window, the last.
         guarded = dict(concurrency_limit=1, concurrency_id='models', api_visibility='private')
         latest = dict(guarded, trigger_mode='always_last')
-        flags = [gr.State(True), beside]
-
-        def drawing(number: int) -> dict:
-            _, _, inputs, outputs = panes[number]
-            return dict(fn=draw, inputs=[flags[number], path, point, *inputs], outputs=outputs)
-
-        def redraw(event: Any) -> None:
-            event.then(**drawing(0), **guarded).then(**drawing(1), **guarded)
-
-        chosen = [path, point, shown, note]
-        redraw(example.change(choose, [example, path, point, over], chosen, **guarded))
-        redraw(upload.upload(choose, [upload, path, point, over], chosen, **guarded))
-        redraw(shown.select(click, [path, over], [point, shown, note], **latest))
-        over.change(choose, [path, path, point, over], chosen, **latest)
+        chosen = [spot, shown, note]
         opened = page.load(lambda: None, **guarded)
-        for number, (_, choices, _, outputs) in enumerate(panes):
+        for (column, choices, inputs, outputs), flag in zip(panes, (gr.State(True), beside), strict=True):
             layer = outputs[4]
+            drawing = dict(fn=draw, inputs=[flag, spot, *inputs], outputs=outputs, **latest)
             opened = opened.then(adapt, choices, layer, **guarded)
             for each in choices:
-                each.change(adapt, choices, layer, **latest).then(**drawing(number), **guarded)
-            layer.input(**drawing(number), **latest)
-        redraw(opened.then(choose, [example, path, point, over], chosen, **guarded))
-        beside.change(lambda on: gr.Column(visible=on), beside, panes[1][0], **guarded).then(**drawing(1), **guarded)
+                each.change(adapt, choices, layer, **latest).then(**drawing)
+            layer.input(**drawing)
+            spot.change(**drawing)
+            if flag is beside:
+                beside.change(lambda on: gr.Column(visible=on), beside, column, **guarded).then(**drawing)
+        opened.then(choose, [example, spot, over], chosen, **guarded)
+        example.select(choose, [example, spot, over], chosen, **guarded)
+        uploaded = upload.upload(choose, [upload, spot, over], chosen, **guarded)
+        uploaded.then(lambda: None, None, upload, **guarded)  # which has room for another one
+        # What shows that it works would lie over the image and catch further clicks.
+        shown.select(click, [spot, over], chosen, show_progress='hidden', **latest)
+        over.change(cover, [spot, over], [shown, note], **latest)
     return page.queue(api_open=False, max_size=64)
+
+
+class Spot(NamedTuple):
+    """What a window is at: the path of an image, and a point in pixels of its file."""
+
+    path: str
+    point: Point
 
 
 def has_view(subject: Subject, view: str) -> bool:
@@ -308,6 +305,10 @@ def has_view(subject: Subject, view: str) -> bool:
 def _in_file(image: InputImage, x: float, y: float) -> Point:
     """A pixel of the image on the page -> the point in pixels of its file, of few digits as the command line has it."""
     return round(x / image.scale, 1), round(y / image.scale, 1)
+
+
+def _words(point: Point) -> str:
+    return f'{point[0]:g}, {point[1]:g}'
 
 
 def _marked(pixels: np.ndarray, place: Sequence[float]) -> Image.Image:

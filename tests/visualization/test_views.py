@@ -19,7 +19,7 @@ from mmatm.visualization.views import VIEWS
 HAS = {
     'ATMNet': {'offsets', 'distribution'},
     'TransXNet': {'attention', 'heads', 'kernel'},
-    **dict.fromkeys(('DFFormer', 'CDFFormer', 'DSM', 'AFFNet'), {'spectrum'}),
+    **{name: {'spectrum'} for name in ('DFFormer', 'CDFFormer', 'DSM', 'AFFNet')},
 }
 
 
@@ -39,7 +39,7 @@ def transxnet():
     torch.manual_seed(0)
     model = tiny('TransXNet').eval().double()
     for name, parameter in model.named_parameters():
-        if name.endswith('.bias') and parameter.ndim == 4 or '.local.expand.' in name:
+        if (name.endswith('.bias') and parameter.ndim == 4) or '.local.expand.' in name:
             torch.nn.init.normal_(parameter, std=2.0)
     return model
 
@@ -78,7 +78,9 @@ def test_attention_is_the_explicit_softmax(transxnet, image, layer):
     reduced = reduced + F.conv2d(reduced, attention.local.weight, attention.local.bias, padding=1, groups=x.shape[1])
     heads = attention.num_heads
     q = F.conv2d(x, attention.q.weight, attention.q.bias).reshape(heads, -1, *x.shape[2:])
-    k = F.conv2d(reduced, attention.kv.weight, attention.kv.bias)[:, : x.shape[1]].reshape(heads, -1, *reduced.shape[2:])
+    k = F.conv2d(reduced, attention.kv.weight, attention.kv.bias)[:, : x.shape[1]].reshape(
+        heads, -1, *reduced.shape[2:]
+    )
     table = transxnet.stages[int(layer[7])].bias
     queries, keys = q[0, 0].numel(), k[0, 0].numel()
     bias = F.interpolate(table, (queries, keys), mode='bicubic').view(heads, *x.shape[2:], *reduced.shape[2:])
