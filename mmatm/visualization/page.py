@@ -282,7 +282,7 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         uploaded = upload.upload(choose, [upload, spot, over], chosen, **guarded)
         uploaded.then(lambda: None, None, upload, **guarded)  # which has room for another one
         # What shows that it works would lie over the image and catch further clicks.
-        shown.select(click, [spot, over], chosen, show_progress='hidden', **latest)
+        shown.select(click, [spot, over], chosen, show_progress='hidden', trigger_mode='multiple', **guarded)
         over.change(cover, [spot, over], [shown, note], **latest)
     return page.queue(api_open=False, max_size=64)
 
