@@ -29,7 +29,7 @@ RUN_ELSEWHERE = {
     'tools/swap_backbone.py': 'tests/swap/test_swap.py::test_a_users_project',
     'tools/export_onnx.py': 'tests/apis/test_export.py::test_segmentor_by_the_command',
     'tools/compare_mixers.py': 'tests/comparison/test_comparison.py::test_a_users_mixer_by_the_command',
-    'tools/visualize_filters.py': 'tests/visualization/test_filters.py::test_command',
+    'tools/explore.py': 'tests/visualization/test_explorer.py::address',
     'tools/fetch_weights.py': 'tests/apis/test_fetch_weights.py::test_list_and_fetch',
     'mkdocs': 'tests/test_site.py::site',
     'mmatm.benchmark': 'tests/benchmark/test_benchmark.py::test_command',

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.model import BaseModel
@@ -67,7 +66,7 @@ class Subject:
         return cls(Path(config).stem, words, model, backbone, predict)
 
     def layers(self, view: View) -> list[str]:
-        """The layers to choose from.
+        """The layers of a view to choose from; none for a view that shows all.
 
         Raises:
             InputError: The backbone has no such view; the message says why.
@@ -116,9 +115,11 @@ class Explorer:
         subject, (height, width) = self.subjects[which], self.image(path, which).pixels.shape[:2]
         if subject.predict is None:
             raise InputError(f'{subject.name} has no prediction: {subject.refusal}')
-        return self._kept(
-            self._predictions, (which, path), lambda: mmcv.imresize(subject.predict(path)[0], (width, height))
-        )
+
+        def drawn() -> np.ndarray:
+            return np.asarray(Image.fromarray(subject.predict(path)[0]).resize((width, height)))
+
+        return self._kept(self._predictions, (which, path), drawn)
 
     def draw(self, path: str, which: int, view: str, layer: str | None, point: Point) -> Figure:
         """Draws a view, of a layer and of a point in pixels of the image's file where it is of such.

@@ -1,7 +1,8 @@
 """The page of tools/explore.py, by Gradio. All that it computes and draws, `Explorer` does."""
 
-import itertools
+import hashlib
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from mmatm.apis.inference import IMAGE_SUFFIXES
@@ -22,7 +22,7 @@ from .panels import QUERY, InputImage, Point, save_figure
 from .views import VIEWS
 
 _UPLOAD = 20 * 2**20  # bytes of an image at most
-_FILES = 64  # figures that are kept to be fetched
+_FIGURES = 64  # that are kept
 # Nothing on the page is from elsewhere, and this has browsers refuse it if something should be.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -69,9 +69,7 @@ def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> N
         from fastapi import FastAPI
         from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError as error:
-        raise InputError(
-            f'the page needs Gradio ({error}): pip install "mmatm[explore]", or pip install gradio'
-        ) from None
+        raise InputError(f'the page needs Gradio ({error}): pip install gradio') from None
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
@@ -106,21 +104,21 @@ def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> N
 
 
 class Files:
-    """The figures drawn last, as files that Gradio may serve."""
+    """Folders of the figures drawn last, one for each, from which they can be shown again and saved."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._numbers = itertools.count()
-        self._written: deque[Path] = deque()
+        self._kept: deque[Path] = deque()
 
-    def write(self, figure: Figure, name: str) -> str:
-        """Writes a figure and returns its path."""
-        path = self._folder / str(next(self._numbers)) / name
-        save_figure(figure, str(path))
-        self._written.append(path)
-        if len(self._written) > _FILES:
-            self._written.popleft().unlink()
-        return str(path)
+    def folder_of(self, *what: object) -> Path:
+        """The folder of what is drawn; if it is new, the oldest ones make room."""
+        folder = self._folder / hashlib.sha256(repr(what).encode()).hexdigest()
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            self._kept.append(folder)
+            while len(self._kept) > _FIGURES:
+                shutil.rmtree(self._kept.popleft())
+        return folder
 
 
 def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
@@ -190,18 +188,27 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         try:
             layers = explorer.subjects[which].layers(VIEWS[view])
             layer = layers[min(int(index), len(layers) - 1)] if layers else None
-            progress(0.1, desc=view)
-            figure = explorer.draw(path, which, view, layer, point)
+            shown_at = point if VIEWS[view].of_points else None
+            stem = '_'.join(filter(None, (Path(path).stem, view, layer)))
+            png, svg = (
+                files.folder_of(path, which, view, layer, shown_at) / f'{stem}.{kind}' for kind in ('png', 'svg')
+            )
+            figure = None
+            if not svg.exists():
+                progress(0.1, desc=view)
+                figure = explorer.draw(path, which, view, layer, point)
+                save_figure(figure, str(png))
         except InputError as error:
             yield None, *unsaved, '', gr.skip(), f'⚠ {error}'
             return
-        stem = '_'.join(filter(None, (Path(path).stem, view, layer)))
         image = path if path in examples else Path(path).name
-        command = explorer.command(image, which, view, layer, point, f'{stem}.png')
-        png = files.write(figure, f'{stem}.png')
+        command = explorer.command(image, which, view, layer, point, png.name)
         label = gr.Slider(label=f'layer: {layer}') if layer else gr.skip()
-        yield png, *unsaved, command, label, f'{VIEWS[view].shows}; drawn in {time.perf_counter() - start:.2f} s'
-        saved = (gr.DownloadButton(value=path, interactive=True) for path in (png, files.write(figure, f'{stem}.svg')))
+        note = f'{VIEWS[view].shows}; drawn in {time.perf_counter() - start:.2f} s'
+        yield str(png), *unsaved, command, label, note
+        if figure:
+            save_figure(figure, str(svg))
+        saved = (gr.DownloadButton(value=str(file), interactive=True) for file in (png, svg))
         yield gr.skip(), *saved, gr.skip(), gr.skip(), gr.skip()
 
     async def keep_uploaded(path: str) -> str | None:
@@ -219,11 +226,14 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
                 model = gr.Radio(names, value=name, label='model', visible=len(names) > 1, elem_id=f'model{number}')
                 kind = gr.Dropdown(list(VIEWS), value=view, label='view', elem_id=f'view{number}')
             layer = gr.Slider(0, 1, 0, step=1, label='layer', buttons=[], elem_id=f'layer{number}')
-            figure = gr.Image(label='figure', interactive=False, buttons=['fullscreen'], elem_id=f'figure{number}')
+            figure = gr.Image(show_label=False, interactive=False, buttons=['fullscreen'], elem_id=f'figure{number}')
             note = gr.Markdown(elem_id=f'note{number}')
             with gr.Row():
                 png, svg = (
-                    gr.DownloadButton(kind, size='sm', elem_id=f'{kind.lower()}{number}') for kind in ('PNG', 'SVG')
+                    gr.DownloadButton(
+                        f'save as {name}', size='sm', interactive=False, elem_id=f'{name.lower()}{number}'
+                    )
+                    for name in ('PNG', 'SVG')
                 )
             command = gr.Code(
                 label='draws the same',
@@ -240,7 +250,7 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
     with gr.Blocks(title='Look inside', analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         spot = gr.State()
         with gr.Row():
-            with gr.Column(scale=2, min_width=360):
+            with gr.Column(scale=3, min_width=360):
                 shown = gr.Image(label='click a point', interactive=False, format='png', buttons=[], elem_id='image')
                 note = gr.Markdown(elem_id='note')
                 over = gr.Radio(over_image, value=over_image[1], label='over the image', elem_id='over')
@@ -257,7 +267,7 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
                     elem_id='upload',
                 )
                 upload.async_move_resource_to_block_cache = keep_uploaded
-            with gr.Column(scale=5):
+            with gr.Column(scale=6):
                 beside = gr.Checkbox(len(names) > 1, label='two side by side', elem_id='beside')
                 with gr.Row():
                     panes = [make_pane(number) for number in range(2)]
