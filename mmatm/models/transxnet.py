@@ -52,8 +52,9 @@ class DynamicConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
+        kernels = self.kernels(x)
         bias = (self._share(x.mean((2, 3), keepdim=True))[..., 0, 0] * self.bias).sum(1)
-        return dynamic_depthwise(x, self.kernels(x), bias)
+        return dynamic_depthwise(x, kernels, bias)
 
     def kernels(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the kernels of each sample's own, (B, C, K, K)."""
