@@ -251,7 +251,7 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         spot = gr.State()
         with gr.Row():
             with gr.Column(scale=3, min_width=360):
-                shown = gr.Image(label='click a point', interactive=False, format='png', buttons=[], elem_id='image')
+                shown = gr.Image(label='click a point', interactive=False, format='jpeg', buttons=[], elem_id='image')
                 note = gr.Markdown(elem_id='note')
                 over = gr.Radio(over_image, value=over_image[1], label='over the image', elem_id='over')
                 example = gr.Dropdown(

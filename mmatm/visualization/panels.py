@@ -111,7 +111,9 @@ def mark(axes: Axes, image: InputImage, point: Point) -> None:
 def save_figure(figure: Figure, out: str) -> None:
     """Writes a figure, in the format of the suffix."""
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
+    # Strong compression would take as long as the drawing.
+    quick = {'pil_kwargs': {'compress_level': 1}} if Path(out).suffix.lower() == '.png' else {}
+    figure.savefig(out, dpi=150, **quick)
 
 
 def check_format(out: str) -> None:
