@@ -205,11 +205,12 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         command = explorer.command(image, which, view, layer, point, png.name)
         label = gr.Slider(label=f'layer: {layer}') if layer else gr.skip()
         note = f'{VIEWS[view].shows}; drawn in {time.perf_counter() - start:.2f} s'
-        yield str(png), *unsaved, command, label, note
+        rest = command, label, note
         if figure:
+            yield str(png), *unsaved, *rest
             save_figure(figure, str(svg))
-        saved = (gr.DownloadButton(value=str(file), interactive=True) for file in (png, svg))
-        yield gr.skip(), *saved, gr.skip(), gr.skip(), gr.skip()
+        # All again: of what is skipped here, the page may lose what it has just been given.
+        yield str(png), *(gr.DownloadButton(value=str(file), interactive=True) for file in (png, svg)), *rest
 
     async def keep_uploaded(path: str) -> str | None:
         """What Gradio does with the file of an upload, but for addresses, which it would fetch."""
