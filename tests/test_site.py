@@ -116,7 +116,7 @@ def test_search_in_a_site_opened_as_files(site, tmp_path):
         text=True,
         timeout=120,
     ).stdout
-    assert 'api/figures.html?h=receptive+field#mmatm.visualization.receptive_field.receptive_field' in shown
+    assert 'api/figures.html?h=receptive+field#mmatm.visualization.receptive_field.draw_receptive_field' in shown
 
 
 def test_files_of_the_repository_are_shown_as_text(site, pages):
