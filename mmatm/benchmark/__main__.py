@@ -94,7 +94,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     levels = (*LEVELS, 'precision', 'profile')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default=default, help='default: %(default)s')
     parser.add_argument(
-        '--levels', nargs='+', choices=levels, help='what to measure; default: all, backbone with --backbones'
+        '--levels', nargs='+', choices=levels, help='what to measure; default: all, backbone with --networks'
     )
     parser.add_argument(
         '--networks',
