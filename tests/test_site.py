@@ -103,12 +103,15 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
     assert not [path for path in pages if re.search(r'class="(mermaid|arithmatex)"', path.read_text())]
 
 
-@pytest.mark.skipif(not shutil.which('chromium'), reason="Chromium is not installed: Debian's package chromium")
+CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: Debian's package chromium")
 def test_search_in_a_site_opened_as_files(site, tmp_path):
     """Without a network, and by docs/iframe-worker.js, as Chromium starts no workers there."""
     shown = subprocess.run(
         [
-            *('chromium', '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}'),
+            *(CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}'),
             *('--host-resolver-rules=MAP * ~NOTFOUND', '--virtual-time-budget=10000', '--dump-dom'),
             f'file://{site}/index.html?q=receptive+field',
         ],

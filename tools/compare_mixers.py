@@ -3,7 +3,7 @@
 what these do, counts and times the mixers, and writes tables and charts.
 
 What was done is kept in files, so that it can be stopped at any time and called again: it goes on where it was.
-Several calls, on one machine or more, may share the work in one directory."""
+Several calls at once do no harm: what another is at is waited for."""
 
 import argparse
 import importlib

@@ -60,7 +60,7 @@ def main() -> None:
 
     model = load_model(load_config(args.config, args.cfg_options), args.checkpoint)
     backbone = require_backbone(model)
-    view.layers(backbone, args.layer)  # refuses what cannot be drawn before images are read
+    view.check(backbone, args.layer, args.point)  # refuses what cannot be drawn before images are read
     for path, out in figures.items():
         image = read_image(model, str(path), args.short_side)
         features = Features(backbone, image.inputs, view.differentiable)

@@ -62,7 +62,7 @@ def _panels(entries: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, dict
         peaks = {
             e['network']: {w: (f['peak_mib'],) * 3 for w, f in e['ways'].items() if f.get('peak_mib')} for e in same
         }
-        if any(peaks.values()):
+        if peaks := {network: ways for network, ways in peaks.items() if ways}:
             yield f'memory, {problem}', peaks, 'MiB at the peak'
 
 
@@ -77,8 +77,8 @@ def _draw_panel(axes: Axes, rows: dict[str, dict[str, tuple]], looks: dict[str, 
     axes.set_xscale('log')
     low, high = axes.get_xlim()
     digits = (1, 2, 5) if high > 6 * low else (1, 2, 3, 4, 5, 6, 8)
-    ticks = [digit * 10**e for e in range(7) for digit in digits if low <= digit * 10**e <= high]
-    axes.set_xticks(ticks, [f'{tick:,}' for tick in ticks], fontsize=8)
+    ticks = [digit * 10**e for e in range(-3, 7) for digit in digits if low <= digit * 10**e <= high]
+    axes.set_xticks(ticks, [f'{tick:,g}' for tick in ticks], fontsize=8)
     axes.minorticks_off()
     axes.grid(axis='x', color='#eeeeee')
     axes.set_yticks(range(len(rows)), rows, fontsize=9)

@@ -1,7 +1,7 @@
 """Trains a small segmentor with each token mixer, all by one recipe, each in a process of its own.
 
 A training that was interrupted goes on from its last checkpoint, one that is done is not repeated: the files in the
-work_dir are all that is known of it. Several calls may share the work: each training is one process's at a time.
+work_dir are all that is known of it. Several calls at once do no harm: a training that another is at is waited for.
 """
 
 import hashlib

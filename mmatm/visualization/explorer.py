@@ -22,7 +22,8 @@ from .panels import InputImage, Point, read_image
 from .views import VIEWS, View
 
 _IMAGES = 2  # of which features are kept, for each model; they are large
-_PIXELS = 64 * 2**20  # of an image's file
+_PIXELS = 64 * 10**6  # of an image's file
+_FORMATS = ('BMP', 'JPEG', 'PNG', 'TIFF', 'WEBP')  # by content; others would start programs
 _LONG = 4  # times as long as wide: features are as large as the resized image
 
 
@@ -153,16 +154,19 @@ class Explorer:
     def _read(self, path: str, which: int) -> InputImage:
         name = Path(path).name
         try:
-            with Image.open(path) as file:
+            with Image.open(path, formats=_FORMATS) as file:  # reads its head alone
                 width, height = file.size
+            if width * height > _PIXELS or max(width, height) > _LONG * min(width, height):
+                raise InputError(
+                    f'{name} has {width}x{height} pixels; images here have {_PIXELS // 10**6} million at most, and are '
+                    f'{_LONG} times as long as wide at most'
+                )
+        except (OSError, Image.DecompressionBombError):
+            raise InputError(f'{name} is not an image, or far too large') from None
+        try:
             check_images([path])
-        except (OSError, InputError, Image.DecompressionBombError):
-            raise InputError(f'{name} is cut short, not an image, or far too large') from None
-        if width * height > _PIXELS or max(width, height) > _LONG * min(width, height):
-            raise InputError(
-                f'{name} has {width}x{height} pixels; images here have {_PIXELS // 2**20} million at most, and are '
-                f'{_LONG} times as long as wide at most'
-            )
+        except (OSError, InputError):
+            raise InputError(f'{name} is cut short') from None
         return read_image(self.subjects[which].model, path, self.short_side)
 
     def _kept(self, cache: dict[Hashable, Any], key: Hashable, make: Callable[[], Any]) -> Any:

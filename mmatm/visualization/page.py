@@ -1,7 +1,10 @@
 """The page of tools/explore.py, by Gradio. All that it computes and draws, `Explorer` does."""
 
 import hashlib
+import ipaddress
+import math
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -26,12 +29,14 @@ _FIGURES = 64  # that are kept
 # Nothing on the page is from elsewhere, and this has browsers refuse it if something should be.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; form-action 'self'; base-uri 'self'; "
+    "frame-ancestors 'none'"
 )
+_ELSEWHERE = re.compile(r'/(file|proxy)[=/]+https?:')  # what Gradio would fetch for a client
 
 
 class OwnFilesOnly:
-    """Has browsers load nothing from elsewhere, and the server fetch nothing either."""
+    """Has browsers load nothing from elsewhere, the server fetch nothing either, and other sites send nothing."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -42,8 +47,8 @@ class OwnFilesOnly:
                 message['headers'] = [*message['headers'], (b'content-security-policy', _POLICY.encode())]
             await send(message)
 
-        path = scope.get('path', '')
-        if any(f'{route}={scheme}' in path for route in ('file', 'proxy') for scheme in ('http:', 'https:')):
+        foreign = (b'sec-fetch-site', b'cross-site') in scope.get('headers', ()) and scope.get('method') != 'GET'
+        if foreign or _ELSEWHERE.search(scope.get('path', '')):
             await send_with_policy({'type': 'http.response.start', 'status': 403, 'headers': []})
             await send({'type': 'http.response.body', 'body': b''})
         else:
@@ -95,9 +100,10 @@ def serve(explorer: Explorer, images: Sequence[Path], host: str, port: int) -> N
             mcp_server=False,
         )
         app.add_middleware(OwnFilesOnly)
-        if host in ('127.0.0.1', '::1', 'localhost'):  # no other site may pass for this machine
-            app.add_middleware(TrustedHostMiddleware, allowed_hosts=['127.0.0.1', 'localhost', '[::1]'])
-        port = listener.getsockname()[1]
+        address, port = listener.getsockname()[:2]
+        if ipaddress.ip_address(address).is_loopback:  # no other site may pass for this machine
+            names = ['127.0.0.1', 'localhost', '[::1]', address]
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
         print(f'look at http://{f"[{host}]" if ":" in host else host}:{port} in a browser; Ctrl+C ends it', flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level='error', timeout_graceful_shutdown=1))
         server.run(sockets=[listener])
@@ -113,11 +119,12 @@ class Files:
     def folder_of(self, *what: object) -> Path:
         """The folder of what is drawn; if it is new, the oldest ones make room."""
         folder = self._folder / hashlib.sha256(repr(what).encode()).hexdigest()
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            self._kept.append(folder)
-            while len(self._kept) > _FIGURES:
-                shutil.rmtree(self._kept.popleft())
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder in self._kept:
+            self._kept.remove(folder)
+        self._kept.append(folder)
+        while len(self._kept) > _FIGURES:
+            shutil.rmtree(self._kept.popleft())
         return folder
 
 
@@ -133,9 +140,13 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
     examples = [str(path) for path in images]
     over_image = ['nothing', *(f'prediction of {name}' for name in names)]
 
-    def show(spot: Spot, over: str) -> tuple[Image.Image, str]:
+    def show(spot: Spot, over: str) -> tuple:
         """The image to click on, and what to know of it."""
-        image, note = explorer.image(spot.path), f'{Path(spot.path).name} at {_words(spot.point)}; click another point'
+        note = f'{Path(spot.path).name} at {_words(spot.point)}; click another point'
+        try:
+            image = explorer.image(spot.path)
+        except InputError as error:  # its file is gone
+            return gr.skip(), f'⚠ {error}'
         pixels = image.pixels
         try:
             if over != over_image[0]:
@@ -157,7 +168,10 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         return spot, *show(spot, over)
 
     def click(spot: Spot, over: str, event: gr.SelectData) -> tuple:
-        spot = Spot(spot.path, _in_file(explorer.image(spot.path), *event.index))
+        try:
+            spot = Spot(spot.path, _in_file(explorer.image(spot.path), *event.index))
+        except InputError as error:  # its file is gone
+            return spot, gr.skip(), f'⚠ {error}'
         return spot, *show(spot, over)
 
     def cover(spot: Spot | None, over: str) -> tuple:
@@ -194,7 +208,7 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
                 files.folder_of(path, which, view, layer, shown_at) / f'{stem}.{kind}' for kind in ('png', 'svg')
             )
             figure = None
-            if not svg.exists():
+            if not (png.exists() and svg.exists()):
                 progress(0.1, desc=view)
                 figure = explorer.draw(path, which, view, layer, point)
                 save_figure(figure, str(png))
@@ -208,7 +222,9 @@ def make_page(explorer: Explorer, images: Sequence[Path], folder: Path) -> Any:
         rest = command, label, note
         if figure:
             yield str(png), *unsaved, *rest
-            save_figure(figure, str(svg))
+            unfinished = svg.with_stem('unfinished')
+            save_figure(figure, str(unfinished))
+            unfinished.replace(svg)
         # All again: of what is skipped here, the page may lose what it has just been given.
         yield str(png), *(gr.DownloadButton(value=str(file), interactive=True) for file in (png, svg)), *rest
 
@@ -315,7 +331,7 @@ def has_view(subject: Subject, view: str) -> bool:
 
 def _in_file(image: InputImage, x: float, y: float) -> Point:
     """A pixel of the image on the page -> the point in pixels of its file, of few digits as the command line has it."""
-    return round(x / image.scale, 1), round(y / image.scale, 1)
+    return math.floor(10 * x / image.scale) / 10, math.floor(10 * y / image.scale) / 10
 
 
 def _words(point: Point) -> str:

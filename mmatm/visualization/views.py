@@ -65,6 +65,16 @@ class View:
                 raise InputError(f'the view {self.name} has no layer {layer}; the layers are {", ".join(found)}')
         return list(chosen) or self.usual(found)
 
+    def check(self, backbone: Backbone, layers: Sequence[str], points: Sequence[Point]) -> list[str]:
+        """The layers that would be drawn.
+
+        Raises:
+            InputError: As `layers` does, or the view is not of points.
+        """
+        if points and not self.of_points:
+            raise InputError(f'the view {self.name} shows all tokens; leave out --point')
+        return self.layers(backbone, layers)
+
     def draw(
         self, features: Features, image: InputImage, layers: Sequence[str] = (), points: Sequence[Point] = ()
     ) -> Figure:
@@ -80,9 +90,8 @@ class View:
             InputError: The backbone has no such view or no such layer, a point is outside the image, or the view is
                 not of points.
         """
-        if points and not self.of_points:
-            raise InputError(f'the view {self.name} shows all tokens; leave out --point')
-        return self.draw_panels(features, image, self.layers(features.backbone, layers), points or [_middle(image)])
+        chosen = self.check(features.backbone, layers, points)
+        return self.draw_panels(features, image, chosen, points or [_middle(image)])
 
 
 VIEWS = {

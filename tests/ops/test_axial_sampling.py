@@ -321,6 +321,13 @@ def test_cpu_kernel_counts_beyond_32_bits():
     assert_close(got, axial_sample_stacked(x[-1:], offset[-1:], 'reference'))
 
 
+def test_the_cpu_kernel_refuses_what_it_cannot_count():
+    one = torch.zeros(1)
+    assert cpu.why_not(one.expand(3, 2**14, 2**14, 2)) == cpu._problem
+    for shape in ((1, 2**15, 2**15, 1), (1, 1, 2**24 + 1, 1)):
+        assert cpu._problem or '2^31 / 3 values an image' in cpu.why_not(one.expand(shape))
+
+
 @pytest.mark.parametrize('backend', ['cpu', 'triton'])
 @pytest.mark.parametrize('shape', [(2, 3, 4, 6, 3), (0, 3, 4, 6, 3)])
 def test_operators_keep_pytorchs_rules(shape, backend):

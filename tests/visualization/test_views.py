@@ -1,18 +1,24 @@
 """The list of views, and what those of TransXNet and the kept features compute, each against another way to it."""
 
+import asyncio
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from models.families import FAMILIES, tiny
+from PIL import Image
 from torch.nn import functional as F
 
 from mmatm.errors import InputError
 from mmatm.models.transxnet import Attention, DynamicConvolution
+from mmatm.visualization import explorer as explorer_module
+from mmatm.visualization import page as page_module
 from mmatm.visualization.attention import attention_of, draw_heads
+from mmatm.visualization.explorer import Explorer
 from mmatm.visualization.features import Features, Grid, find_layers, find_parts
 from mmatm.visualization.kernels import kernels_of
+from mmatm.visualization.page import Files, OwnFilesOnly
 from mmatm.visualization.panels import InputImage
 from mmatm.visualization.views import VIEWS
 
@@ -187,3 +193,55 @@ def test_no_more_fields_are_kept_than_fit(image, monkeypatch):
     again = features.field('stages.0.blocks.0', (0, 0))
     assert again is not first
     torch.testing.assert_close(again, first)
+
+
+@pytest.mark.parametrize(
+    ('path', 'method', 'site', 'passes'),
+    [
+        ('/gradio_api/file=/tmp/figure.png', 'GET', b'same-origin', True),
+        ('/gradio_api/file=https://elsewhere.example/a.png', 'GET', b'same-origin', False),
+        ('/gradio_api/file/http://elsewhere.example/a.png', 'GET', b'same-origin', False),
+        ('/gradio_api/proxy=https://elsewhere.example/a.png', 'GET', b'same-origin', False),
+        ('/gradio_api/upload', 'POST', b'same-origin', True),
+        ('/gradio_api/upload', 'POST', b'cross-site', False),
+        ('/', 'GET', b'cross-site', True),  # a link to the page
+    ],
+)
+def test_what_the_server_is_asked(path, method, site, passes):
+    """Nothing is fetched from elsewhere, nor taken from pages of other sites."""
+    asked, sent = [], []
+
+    async def app(scope, receive, send):
+        asked.append(scope['path'])
+
+    async def send(message):
+        sent.append(message)
+
+    scope = dict(type='http', path=path, method=method, headers=[(b'sec-fetch-site', site)])
+    asyncio.run(OwnFilesOnly(app)(scope, None, send))
+    assert asked == [path] * passes
+    assert [message['status'] for message in sent if 'status' in message] == [403] * (not passes)
+
+
+def test_images_that_are_refused(tmp_path, monkeypatch):
+    """By their heads alone: nothing of them is decoded, and no program is started for them."""
+    explorer = Explorer([None], 64)
+    (tmp_path / 'a.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n')
+    with pytest.raises(InputError, match=r'a\.jpg is not an image, or far too large'):
+        explorer.image(str(tmp_path / 'a.jpg'))
+    Image.new('RGB', (40, 30)).save(tmp_path / 'b.png')
+    monkeypatch.setattr(explorer_module, '_PIXELS', 1000)
+    monkeypatch.setattr(explorer_module, 'check_images', lambda paths: pytest.fail('decoded'))
+    with pytest.raises(InputError, match=r'b\.png has 40x30 pixels'):
+        explorer.image(str(tmp_path / 'b.png'))
+
+
+def test_figures_that_are_kept(tmp_path, monkeypatch):
+    """That which was asked for last goes last."""
+    monkeypatch.setattr(page_module, '_FIGURES', 2)
+    files = Files(tmp_path)
+    first, second = files.folder_of(1), files.folder_of(2)
+    assert files.folder_of(1) == first
+    files.folder_of(3)
+    assert first.is_dir()
+    assert not second.exists()

@@ -25,8 +25,9 @@ def why_not(x: Tensor) -> str | None:
         return f'the CPU kernel takes tensors on the CPU, not on {x.device}'
     if x.dtype not in TYPES:
         return f'the CPU kernel takes {", ".join(map(str, TYPES))}, not {x.dtype}'
-    if 3 * math.prod(x.shape[1:]) >= 2**31:  # places in the sampled map are counted in 32 bits
-        return f'the CPU kernel takes fewer than 2^31 / 3 values an image, not a map {tuple(x.shape)}'
+    # Places in the sampled map are counted in 32 bits, and a float knows numbers of tokens to 2^24.
+    if 3 * math.prod(x.shape[1:]) >= 2**31 or max(x.shape[1:3]) > 2**24:
+        return f'the CPU kernel takes fewer than 2^31 / 3 values an image, lines of 2^24 tokens, not {tuple(x.shape)}'
     return None
 
 
