@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mmatm.errors import InputError
 from mmatm.models import Backbone, TransXNet
 from mmatm.models.transxnet import Attention
 from mmatm.ops.biased_attention import attention_weights
@@ -23,10 +22,7 @@ def find_attention(backbone: Backbone) -> dict[str, Attention]:
     Raises:
         InputError: No layer has it.
     """
-    found = find_parts(backbone, Attention)
-    if not found:
-        raise InputError(f'only {TransXNet.TITLE} has attention to draw, this {backbone.TITLE} has none')
-    return found
+    return find_parts(backbone, Attention, f'only {TransXNet.TITLE} has attention')
 
 
 @torch.no_grad()

@@ -43,13 +43,25 @@ def find_layers(backbone: Backbone) -> dict[str, nn.Module]:
     }
 
 
-def find_parts(backbone: Backbone, kind: Any) -> dict[str, nn.Module]:
-    """The layers that have a module of a class, or of one of a union of classes, and the last such module in each."""
+def find_parts(backbone: Backbone, kind: Any, owners: str) -> dict[str, Any]:
+    """The layers that have a module of a class, or of one of a union of classes, and the last such module in each.
+
+    Args:
+        backbone: The backbone.
+        kind: The class or the union.
+        owners: Who has such modules, for the message: `'only TransXNet has attention'`.
+
+    Raises:
+        InputError: No layer has one.
+    """
     own = {
         layer: [part for part in block.modules() if isinstance(part, kind)]
         for layer, block in find_layers(backbone).items()
     }
-    return {layer: parts[-1] for layer, parts in own.items() if parts}
+    found = {layer: parts[-1] for layer, parts in own.items() if parts}
+    if not found:
+        raise InputError(f'{owners} to draw, this {backbone.TITLE} has none')
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmatm.errors import InputError
 from mmatm.models import DSM, AFFNet, Backbone, CDFFormer, DFFormer
 from mmatm.models.affnet import AdaptiveFrequencyFilter
 from mmatm.models.dfformer import DynamicFilter
@@ -48,14 +47,8 @@ def find_mixers(backbone: Backbone) -> dict[str, SpectralMixer]:
     Raises:
         InputError: No layer has one.
     """
-    found = find_parts(backbone, SpectralMixer)
-    if not found:
-        *others, last = (kind.TITLE for kind in (DFFormer, CDFFormer, DSM, AFFNet))
-        raise InputError(
-            f'no layer of this {backbone.TITLE} has a spectral mixer to draw; the backbones that have them are '
-            f'{", ".join(others)} and {last}'
-        )
-    return found
+    *others, last = (kind.TITLE for kind in (DFFormer, CDFFormer, DSM, AFFNet))
+    return find_parts(backbone, SpectralMixer, f'only {", ".join(others)} and {last} have spectral mixers')
 
 
 def last_of_stages(layers: Sequence[str]) -> list[str]:

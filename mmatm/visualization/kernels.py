@@ -7,7 +7,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mmatm.errors import InputError
 from mmatm.models import Backbone, TransXNet
 from mmatm.models.transxnet import DynamicConvolution
 
@@ -23,10 +22,7 @@ def find_dynamic(backbone: Backbone) -> dict[str, DynamicConvolution]:
     Raises:
         InputError: No layer has one.
     """
-    found = find_parts(backbone, DynamicConvolution)
-    if not found:
-        raise InputError(f'only {TransXNet.TITLE} has dynamic kernels to draw, this {backbone.TITLE} has none')
-    return found
+    return find_parts(backbone, DynamicConvolution, f'only {TransXNet.TITLE} has dynamic kernels')
 
 
 @torch.no_grad()

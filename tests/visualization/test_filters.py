@@ -240,8 +240,8 @@ def test_command(tmp_path, shapes, command):
 def test_bad_input(config, shapes, tmp_path, error_of):
     arguments = config, write_weights(config)
     message = error_of('visualize.py', *arguments, *SPECTRUM, shapes / 'ade/images/validation/000001.jpg')
-    assert 'no layer of this ATMNet has a spectral mixer to draw; the backbones that have them are DFF' in message
-    assert message.endswith('DFFormer, CDFFormer, DSM reading and AFFNet')
+    have = 'only DFFormer, CDFFormer, DSM reading and AFFNet have spectral mixers'
+    assert message.endswith(f'{have} to draw, this ATMNet has none')
     assert 'no images in' in error_of('visualize.py', *arguments, *SPECTRUM, tmp_path / 'absent.jpg')
 
 

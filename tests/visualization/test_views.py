@@ -11,13 +11,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mmatm.errors import InputError
-from mmatm.models.transxnet import Attention, DynamicConvolution
 from mmatm.visualization import explorer as explorer_module
 from mmatm.visualization import page as page_module
-from mmatm.visualization.attention import attention_of, draw_heads
+from mmatm.visualization.attention import attention_of, draw_heads, find_attention
 from mmatm.visualization.explorer import Explorer
-from mmatm.visualization.features import Features, Grid, find_layers, find_parts
-from mmatm.visualization.kernels import kernels_of
+from mmatm.visualization.features import Features, Grid, find_layers
+from mmatm.visualization.kernels import find_dynamic, kernels_of
 from mmatm.visualization.page import Files, OwnFilesOnly
 from mmatm.visualization.panels import InputImage
 from mmatm.visualization.views import VIEWS
@@ -78,7 +77,7 @@ def test_a_backbone_has_a_view_or_says_why_not(name, image):
 @pytest.mark.parametrize('layer', ['stages.0.blocks.0', 'stages.2.blocks.1', 'stages.3.blocks.0'])
 def test_attention_is_the_explicit_softmax(transxnet, image, layer):
     inputs = image.inputs.double()
-    attention = find_parts(transxnet, Attention)[layer]
+    attention = find_attention(transxnet)[layer]
     (x, _), _ = given(transxnet, attention, inputs)
     reduced = x if attention.reduce is None else attention.reduce(x)
     reduced = reduced + F.conv2d(reduced, attention.local.weight, attention.local.bias, padding=1, groups=x.shape[1])
@@ -102,7 +101,7 @@ def test_attention_is_the_explicit_softmax(transxnet, image, layer):
 def test_keys_are_drawn_where_they_read(transxnet, image):
     """The middle of the tokens that a key is reduced from, which are symmetric around it."""
     layer = 'stages.1.blocks.1'
-    attention = find_parts(transxnet, Attention)[layer]
+    attention = find_attention(transxnet)[layer]
     x = torch.rand(1, 6, 20, 20).double().requires_grad_()
     (read,) = torch.autograd.grad(attention.reduce(x)[0, :, 2, 3].sum(), x)
     row, column = (read[0].abs().sum((0, 2 - axis)).nonzero().double().mean().item() for axis in (0, 1))
@@ -135,7 +134,7 @@ def test_heads_have_a_column_each(transxnet, image):
 def test_kernels_are_those_that_the_layer_convolves_with(transxnet, image, layer):
     """A grouped convolution with them is what the layer returns, up to the bias of each channel."""
     inputs = image.inputs.double()
-    part = find_parts(transxnet, DynamicConvolution)[layer]
+    part = find_dynamic(transxnet)[layer]
     (x,), returned = given(transxnet, part, inputs)
     kernels, shares = kernels_of(Features(transxnet, inputs), layer)
     rest = returned - F.conv2d(x, kernels[:, None], padding=kernels.shape[-1] // 2, groups=len(kernels))
