@@ -222,7 +222,9 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     now = [printed(cell) for cell in notebook.cells if cell.cell_type == 'code']
     (training,) = (i for i, text in enumerate(kept) if 'mIoU' in text)
     assert re.fullmatch(r'(iteration \d: loss \d\.\d\d\n){4}mIoU \d+\.\d\n', now[training])
-    assert now[:training] == kept[:training]
+    # The loss of a check may be rounded in another way by another processor.
+    before = [[re.sub(r'loss \d+\.\d+', 'loss', text) for text in each[:training]] for each in (now, kept)]
+    assert before[0] == before[1]
     assert not [
         output for cell in notebook.cells for output in cell.get('outputs', []) if output.get('name') == 'stderr'
     ]
