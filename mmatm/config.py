@@ -1,4 +1,4 @@
-"""Reads configs as the commands in tools/ need them: checked, and adapted to the machine."""
+"""Reads configs as the commands in tools/ need them: checked."""
 
 import difflib
 import inspect
@@ -8,9 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmatm.errors import InputError
@@ -145,13 +143,3 @@ def innermost_dataset(dataset: dict) -> dict:
     while isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     return dataset
-
-
-def fit_to_machine(cfg: Config) -> None:
-    """Replaces mixed precision by float32 where there is no CUDA, and logs that."""
-    wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
-        print_log('no CUDA here: training in float32 instead of mixed precision', 'current')
-        wrapper['type'] = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(key, None)

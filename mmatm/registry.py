@@ -6,11 +6,15 @@ MMEngine imports `<scope>.registry` when it meets a type like `mmatm.ATMNet`, an
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmatm', locations=['mmatm.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmatm', locations=['mmatm.engine.runner'])
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmatm', locations=['mmatm.engine.mixed_precision']
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_CONSTRUCTORS,

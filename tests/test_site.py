@@ -152,7 +152,13 @@ def registered():
     """The classes in the registries."""
     from mmatm import registry
 
-    for kinds in (registry.MODELS, registry.RUNNERS, registry.OPTIM_WRAPPER_CONSTRUCTORS, registry.TOKEN_MIXERS):
+    for kinds in (
+        registry.MODELS,
+        registry.RUNNERS,
+        registry.OPTIM_WRAPPERS,
+        registry.OPTIM_WRAPPER_CONSTRUCTORS,
+        registry.TOKEN_MIXERS,
+    ):
         kinds.import_from_location()
         own = (kind for kind in kinds.module_dict.values() if kind.__module__.startswith('mmatm.'))
         yield from (f'{kind.__module__}.{kind.__name__}' for kind in own)

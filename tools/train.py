@@ -4,10 +4,10 @@
 from functools import partial
 
 from mmatm.checkpoint import checkpoint_to_resume
-from mmatm.config import fit_to_machine
 from mmatm.datasets.missing_data import require_data
 from mmatm.engine.checkpoint_hook import explain_full_disk
 from mmatm.engine.curves import add_tensorboard
+from mmatm.engine.mixed_precision import fit_to_machine
 from mmatm.engine.runner import Runner
 from mmatm.errors import InputError, raise_all
 from mmatm.pretrained import fetch_pretrained, require_pretrained, without_pretrained

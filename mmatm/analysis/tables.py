@@ -1,7 +1,7 @@
 """The papers' tables beside what this project counts and measures, in Markdown and for programs."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mmatm.analysis.papers import by_paper, is_own, own_rows, shape_of
@@ -16,6 +16,9 @@ _SHOWN = {
     'accuracy/top1': 'top-1',
 }
 NOT_MEASURED = 'not measured'
+# What `mmatm.engine.mixed_precision.fit_to_machine` changes, and what it makes of MMEngine's AmpOptimWrapper.
+_OF_PRECISION = {'optim_wrapper.type', 'optim_wrapper.loss_scale', 'optim_wrapper.dtype'}
+_PRECISIONS = {'mmatm.CpuAmpOptimWrapper': 'in bfloat16', 'OptimWrapper': 'in float32'}
 HEAD = """# Results
 
 Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
@@ -51,9 +54,15 @@ def measured(table: dict[str, Any], row: dict[str, Any], results: Iterable[dict]
     return found
 
 
-def _as_is(result: dict[str, Any]) -> bool:
-    """Whether a result is of the config as it is, in training and test, at the end of its schedule."""
-    return result['finished'] and not result['options'] and result['changed'] == {}
+def _as_is(result: dict[str, Any], but: Collection[str] = ()) -> bool:
+    """Whether a result is of the config as it is, in training and test, at the end of its schedule.
+
+    Args:
+        result: As `write_result` writes it.
+        but: Settings that may have changed in training.
+    """
+    changed = result['changed']  # None where it was not recorded
+    return result['finished'] and not result['options'] and changed is not None and changed.keys() <= set(but)
 
 
 def _is_of(data: dict[str, Any], table: dict[str, Any]) -> bool:
@@ -196,14 +205,21 @@ def _streets_table(streets: dict[str, Any], results: list[dict]) -> str:
             f'{statistics.mean(miou):.2f} ({min(miou):.2f} to {max(miou):.2f})',
             f'{statistics.mean(speeds):.1f}',
             max(memory) or NOT_MEASURED,
-            own[-1]['environment'].get('gpu', own[-1]['environment']['cpu']),
+            _device(own[-1]),
         ])  # fmt: skip
     return f'## {streets["title"]}\n\n{streets["note"]}\n\n{markdown(head, rows)}'
 
 
+def _device(result: dict) -> str:
+    """What a network was trained and tested on, and in which precision if that is not the recipe's."""
+    precision = _PRECISIONS.get(result['changed'].get('optim_wrapper.type'))
+    device = result['environment'].get('gpu', result['environment']['cpu'])
+    return f'{device}, {precision}' if precision else device
+
+
 def _street_results(config: str, streets: dict[str, Any], results: list[dict]) -> list[dict]:
-    """The newest result of each seed."""
-    full = [r for r in results if r['config'] == config and _is_of(r['data'], streets) and _as_is(r)]
+    """The newest result of each seed, in the precision that the machine has."""
+    full = [r for r in results if r['config'] == config and _is_of(r['data'], streets) and _as_is(r, but=_OF_PRECISION)]
     return list({r['training']['seed']: r for r in full if r['training'] and 'mIoU' in r['metrics']}.values())
 
 

@@ -19,6 +19,7 @@ from mmatm.analysis.papers import by_paper, find_checkpoint, is_own, missing, re
 from mmatm.analysis.results import _changed, identify, merge_results, read_results, summarize_training, write_result
 from mmatm.analysis.tables import measured, record, render
 from mmatm.config import load_config
+from mmatm.engine.mixed_precision import computes_bfloat16
 from mmatm.engine.recipe import differences, read_text
 from mmatm.errors import InputError
 from mmatm.stack import FORKS, UPSTREAM, installed
@@ -221,6 +222,13 @@ def test_streets_table_takes_full_trainings_of_all_seeds():
     text = render(TABLES, STREETS, {}, [*seeds, trial, halfway])
     assert '| upernet_r50_streets | 2 | 61.00 (60.00 to 62.00) | 64.0 | 1000 | a CPU |' in text
 
+    precision = {'optim_wrapper.type': 'mmatm.CpuAmpOptimWrapper', 'optim_wrapper.loss_scale': 'none'}
+    third = result(**street, training={**TRAINING, 'seed': 2}, metrics={'mIoU': 64.0}, changed=precision)
+    other = {**third, 'training': {**TRAINING, 'seed': 3}, 'changed': {**precision, 'optim_wrapper.optimizer.lr': '1'}}
+    unknown = {**third, 'training': {**TRAINING, 'seed': 4}, 'changed': None}
+    text = render(TABLES, STREETS, {}, [*seeds, third, other, {**unknown, 'changed': other['changed']}])
+    assert '| upernet_r50_streets | 3 | 62.00 (60.00 to 64.00) | 64.0 | 1000 | a CPU, in bfloat16 |' in text
+
 
 def test_newest_result_of_the_same_test_stays():
     old, new = result(), result(date='2026-02-01T00:00:00Z', metrics={'mIoU': 47.0})
@@ -379,8 +387,9 @@ def test_a_changed_training_is_told_by_its_test(config, command, tmp_path):
     assert found['checkpoint_sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert found['options'] == {}
     changed = {'optim_wrapper.optimizer.lr': '0.5', 'batch of all processes': '4'}
-    if not torch.cuda.is_available():  # no mixed precision
-        changed |= {'optim_wrapper.type': 'OptimWrapper', 'optim_wrapper.loss_scale': 'none'}
+    if not torch.cuda.is_available():
+        kind = 'mmatm.CpuAmpOptimWrapper' if computes_bfloat16() else 'OptimWrapper'
+        changed |= {'optim_wrapper.type': kind, 'optim_wrapper.loss_scale': 'none'}
     assert found['changed'] == changed
     expected = {'batch_size': 4, 'processes': 1, 'samples': 24, 'seed': 11, 'iterations': 6}
     assert expected.items() <= found['training'].items()

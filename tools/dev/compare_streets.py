@@ -14,7 +14,11 @@ from mmatm.utils.counting_bar import counting_bar
 
 
 def main() -> None:
+    names = read_streets(ROOT / 'docs')['configs']
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--configs', nargs='+', choices=names, default=names, metavar='NAME', help='only these, of ' + ', '.join(names)
+    )
     parser.add_argument(
         '--seeds', type=int, default=3, help='number of trainings of each backbone; by default %(default)s'
     )
@@ -30,7 +34,7 @@ def main() -> None:
     tasks = [
         partial(train_and_test, name, seed, work_dirs / f'{name}_seed{seed}', args.cfg_options)
         for seed in range(args.seeds)
-        for name in read_streets(ROOT / 'docs')['configs']
+        for name in args.configs
     ]
     with counting_bar('trained and tested', 0, len(tasks)) as done:
         run_all(tasks, args.jobs, done)
