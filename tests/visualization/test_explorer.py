@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import urllib.error
@@ -15,8 +16,6 @@ from conftest import SEGMENTOR, write_config, write_weights
 from PIL import Image
 
 from forked import kill, run_tool, start, wait_until
-
-pytest.importorskip('gradio', reason='the explorer is not tested: Gradio is not installed (pip install gradio)')
 
 TRANSXNET = """
 _base_ = '{root}/configs/atmnet_mini_shapes.py'
@@ -49,8 +48,9 @@ def images(shapes):
 
 
 @pytest.fixture(scope='module')
-def address(tmp_path_factory, models, images):
-    """Of the page of both models."""
+def served(tmp_path_factory, models, images):
+    """The process that serves the page of both models, and its address."""
+    pytest.importorskip('gradio', reason='the page is not tested: Gradio is not installed (pip install gradio)')
     output = tmp_path_factory.mktemp('explore') / 'output'
     output.touch()
     (first, second), options = models, ('--short-side', 96, '--port', 0)
@@ -58,10 +58,15 @@ def address(tmp_path_factory, models, images):
     try:
         wait_until(lambda: not server.is_alive() or 'look at' in output.read_text(), 'the page')
         assert server.is_alive(), output.read_text()
-        yield re.search(r'http://127\.0\.0\.1:\d+', output.read_text())[0]
+        yield server, re.search(r'http://127\.0\.0\.1:\d+', output.read_text())[0]
     finally:
         kill(server)
     assert 'Traceback' not in output.read_text()
+
+
+@pytest.fixture(scope='module')
+def address(served):
+    return served[1]
 
 
 @pytest.fixture(scope='module')
@@ -137,10 +142,22 @@ class Window:
 
 
 @pytest.fixture
-def window(browser, address):
-    opened = Window(browser, address)
-    yield opened
-    opened.page.context.close()
+def windows(browser, address):
+    """Opens windows, and closes them."""
+    opened = []
+
+    def open_one():
+        opened.append(Window(browser, address))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.page.context.close()
+
+
+@pytest.fixture
+def window(windows):
+    return windows()
 
 
 def test_no_file_is_served_but_those_of_the_page(address, models, tmp_path):
@@ -211,6 +228,23 @@ def test_views(window):
     window.expect(window.page.locator('#figure1')).to_be_hidden()
 
 
+def test_a_long_computation_shows_that_it_lives(window, served):
+    """As long as the server does not answer, seconds are counted over the figure."""
+    tracker = window.page.locator('#figure0 [data-testid=status-tracker]:not(.hide)')
+    seconds = tracker.get_by_text(re.compile(r'^\s*\d+\.\d'))
+    window.expect(seconds).to_have_count(0)
+    os.kill(served[0].pid, signal.SIGSTOP)
+    try:
+        window.page.locator('#layer0 input[type=range]').fill('1')
+        window.expect(seconds).to_be_visible()
+        before = seconds.inner_text()
+        window.expect(seconds).not_to_have_text(before)
+    finally:
+        os.kill(served[0].pid, signal.SIGCONT)
+    window.drawn(0, '--layer stages.0.blocks.1')
+    window.expect(seconds).to_have_count(0)
+
+
 def test_images_chosen_and_dropped_and_predictions(window, images, tmp_path):
     """One that is broken, too long or too large is refused, and the page goes on working."""
     window.choose('example', images[1].name)
@@ -248,8 +282,8 @@ def test_images_chosen_and_dropped_and_predictions(window, images, tmp_path):
     window.drawn(0, ' mine.jpg', '--point 50')
 
 
-def test_two_windows_at_once(window, browser, address, images):
-    other = Window(browser, address)
+def test_two_windows_at_once(window, windows, images):
+    other = windows()
     other.choose('example', images[2].name)
     other.drawn(0, str(images[2]))
     window.click(10, 10)
@@ -258,7 +292,6 @@ def test_two_windows_at_once(window, browser, address, images):
     for pane in (0, 1):
         assert str(images[0]) in window.drawn(pane, '--point 12')
         assert str(images[2]) in other.drawn(pane, '--point 50')
-    other.page.context.close()
 
 
 def test_refused_before_there_is_a_page(models, images, error_of, tmp_path, monkeypatch):
@@ -269,13 +302,18 @@ def test_refused_before_there_is_a_page(models, images, error_of, tmp_path, monk
     assert f'{weights}: ' in error_of('explore.py', config, weights, '--beside', other, weights)
     assert 'no images in absent' in error_of('explore.py', config, weights, 'absent')
     assert 'is 1 pixel or more, not 0' in error_of('explore.py', config, weights, '--short-side', 0)
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    message = error_of('explore.py', config, weights)
+    assert message.startswith('error: the page needs Gradio (')
+    assert message.endswith('): pip install gradio')
+
+
+def test_refused_where_nothing_can_listen(models, error_of):
+    pytest.importorskip('gradio', reason='the page is not tested: Gradio is not installed (pip install gradio)')
+    config, weights = models[0]
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         taken.listen()
         port = taken.getsockname()[1]
         message = error_of('explore.py', config, weights, '--port', port)
     assert f'nothing can listen on 127.0.0.1, port {port}: ' in message
-    monkeypatch.setitem(sys.modules, 'gradio', None)
-    message = error_of('explore.py', config, weights)
-    assert message.startswith('error: the page needs Gradio (')
-    assert message.endswith('): pip install gradio')
