@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from conftest import CLASSIFIER, DETECTOR, SEGMENTOR, write_config, write_weights
 from models.families import FAMILIES, tiny
 from PIL import Image
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from mmatm.errors import InputError
 from mmatm.visualization import explorer as explorer_module
 from mmatm.visualization import page as page_module
 from mmatm.visualization.attention import attention_of, draw_heads, find_attention
-from mmatm.visualization.explorer import Explorer
+from mmatm.visualization.explorer import Explorer, Subject
 from mmatm.visualization.features import Features, Grid, find_layers
 from mmatm.visualization.kernels import find_dynamic, kernels_of
 from mmatm.visualization.page import Files, OwnFilesOnly
@@ -233,6 +234,25 @@ def test_images_that_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(explorer_module, 'check_images', lambda paths: pytest.fail('decoded'))
     with pytest.raises(InputError, match=r'b\.png has 40x30 pixels'):
         explorer.image(str(tmp_path / 'b.png'))
+
+
+@pytest.mark.parametrize('text', [SEGMENTOR, DETECTOR, CLASSIFIER], ids=['segmentor', 'detector', 'classifier'])
+def test_predictions_are_those_of_the_command(text, shapes, tmp_path, command):
+    config = write_config(tmp_path, shapes, text)
+    weights, path = write_weights(config), next((shapes / 'ade/images/validation').glob('*.jpg'))
+    if text is DETECTOR:  # random weights would find nothing, or masks by chance
+        state = torch.load(weights)
+        state['state_dict']['roi_head.bbox_head.fc_cls.bias'][0] = 10
+        state['state_dict']['roi_head.mask_head.conv_logits.bias'] += 10
+        torch.save(state, weights)
+    command('image_demo.py', config, weights, path, '--out', tmp_path / 'out')
+    with Image.open(path) as plain, Image.open(tmp_path / f'out/vis/{path.stem}.png') as drawn:
+        expected, before = np.asarray(drawn, int), np.asarray(plain, int)
+    explorer = Explorer([Subject.load(str(config), str(weights))], 64)
+    found = explorer.predict(str(path), 0)
+    assert abs(found - expected).mean() < 0.5, 'edges of boxes are smoothed differently from call to call'
+    assert abs(found - before).mean() > 2
+    assert explorer.predict(str(path), 0) is found, 'kept'
 
 
 def test_figures_that_are_kept(tmp_path, monkeypatch):
