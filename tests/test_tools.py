@@ -16,7 +16,6 @@ import golden_data
 import stand_ins
 from forked import free_port, kill, run_tool, start, wait
 from mmatm.checkpoint import read_checkpoint
-from mmatm.engine.mixed_precision import computes_bfloat16
 from mmatm.errors import InputError
 from mmatm.utils.command_line import run
 
@@ -82,7 +81,7 @@ def test_distributed_training_with_sync_bn(config, tmp_path, tool, port):
     options = '--amp', '--auto-scale-lr', '--cfg-options', 'train_cfg.max_iters=2'
     output = tool('dist_train.sh', config, 2, *options, PORT=port)
     assert 'GPU number: 2' in output
-    assert ('no CUDA here: mixed precision in bfloat16' if computes_bfloat16() else 'training in float32') in output
+    assert output.count('no CUDA here: ') == 1  # by the first process
     assert 'based on batch size of 8 and the current batch size is 8' in output
     assert (tmp_path / 'work/iter_2.pth').exists()
 

@@ -7,7 +7,6 @@ from mmatm.checkpoint import checkpoint_to_resume
 from mmatm.datasets.missing_data import require_data
 from mmatm.engine.checkpoint_hook import explain_full_disk
 from mmatm.engine.curves import add_tensorboard
-from mmatm.engine.mixed_precision import fit_to_machine
 from mmatm.engine.runner import Runner
 from mmatm.errors import InputError, raise_all
 from mmatm.pretrained import fetch_pretrained, require_pretrained, without_pretrained
@@ -59,7 +58,6 @@ def main() -> None:
     ])  # fmt: skip
     if starts:
         fetch_pretrained(cfg.model)
-    fit_to_machine(cfg)
 
     with explain_full_disk(cfg.work_dir):  # it writes the config there
         runner = Runner.from_cfg(cfg)

@@ -118,9 +118,11 @@ def _changed(meta: dict[str, Any], recipe: Config) -> dict[str, str]:
     note = meta.get('mmatm') or {}
     try:
         training = read_text(meta['cfg'])
-        changed = {**note.get('changed', {}), **differences(training, read_text(recipe.pretty_text))}
+        before, last = note.get('changed', {}), differences(training, read_text(recipe.pretty_text))
     except ValueError:
         return {'settings': 'cannot be read'}
+    again = {key for key in before.keys() & last.keys() if before[key] != last[key]}
+    changed = {**before, **last, **{key: f'{before[key]}, then {last[key]}' for key in again}}
     batch, wanted = _batch(meta), (recipe.get('auto_scale_lr') or {}).get('base_batch_size')
     if wanted is not None and batch != wanted:
         changed['batch of all processes'] = str(batch or 'not recorded')

@@ -1,10 +1,12 @@
 """The papers' tables beside what this project counts and measures, in Markdown and for programs."""
 
 import statistics
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmatm.analysis.papers import by_paper, is_own, own_rows, shape_of
+from mmatm.engine.mixed_precision import OF_AMP, PRECISIONS
+from mmatm.engine.recipe import NONE
 from mmatm.utils.markdown import table as markdown
 
 # Of the many metrics of a test, those to show.
@@ -16,9 +18,6 @@ _SHOWN = {
     'accuracy/top1': 'top-1',
 }
 NOT_MEASURED = 'not measured'
-# What `mmatm.engine.mixed_precision.fit_to_machine` changes, and what it makes of MMEngine's AmpOptimWrapper.
-_OF_PRECISION = {'optim_wrapper.type', 'optim_wrapper.loss_scale', 'optim_wrapper.dtype'}
-_PRECISIONS = {'mmatm.CpuAmpOptimWrapper': 'in bfloat16', 'OptimWrapper': 'in float32'}
 HEAD = """# Results
 
 Written by `python tools/reproduce_tables.py`; what was counted and measured is in [results.json](results.json).
@@ -32,8 +31,9 @@ FLOPS_TOLERANCE = 0.005
 
 NOT_SAID = 'not said'
 _DENSE_NOTE = """By the backbones' own authors, and not like for like: schedules, images per step, and which checkpoint
-was tested differ, as far as they are known at all. DSM, a reading of an abstract, is not among them: its authors'
-figures are of another network."""
+was tested differ, as far as they are known at all. Not among them: DFFormer and CDFFormer, of whose dense prediction no
+figures were at hand, RIFormer, which has none, and DSM, a reading of an abstract, whose authors' figures are of another
+network."""
 
 
 def agrees(published: float, counted: float, tolerance: float = 0.0) -> bool:
@@ -54,15 +54,9 @@ def measured(table: dict[str, Any], row: dict[str, Any], results: Iterable[dict]
     return found
 
 
-def _as_is(result: dict[str, Any], but: Collection[str] = ()) -> bool:
-    """Whether a result is of the config as it is, in training and test, at the end of its schedule.
-
-    Args:
-        result: As `write_result` writes it.
-        but: Settings that may have changed in training.
-    """
-    changed = result['changed']  # None where it was not recorded
-    return result['finished'] and not result['options'] and changed is not None and changed.keys() <= set(but)
+def _as_is(result: dict[str, Any]) -> bool:
+    """Whether a result is of the config as it is, in training and test, at the end of its schedule."""
+    return result['finished'] and not result['options'] and result['changed'] == {}
 
 
 def _is_of(data: dict[str, Any], table: dict[str, Any]) -> bool:
@@ -146,7 +140,7 @@ def _table(table: dict[str, Any], counts: dict[str, dict[str, int]], results: li
 
 
 def _dense_table(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]]) -> str:
-    """Every published figure of this project's backbones on COCO and ADE20K."""
+    """The published figures of this project's backbones on COCO and ADE20K."""
     rows = []
     for table in tables:
         names = tuple(table['paper']['sizes'])
@@ -167,7 +161,7 @@ def _dense_table(tables: list[dict[str, Any]], counts: dict[str, dict[str, int]]
             ])  # fmt: skip
     rows.sort(key=lambda row: row[1])
     head = ['network', 'what', 'M, counted', 'GFLOPs, counted', "authors' figures", 'trained for', 'checkpoint']
-    return f'## Every published figure on COCO and ADE20K\n\n{_DENSE_NOTE}\n\n{markdown(head, rows)}'
+    return f'## Published figures on COCO and ADE20K\n\n{_DENSE_NOTE}\n\n{markdown(head, rows)}'
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -186,7 +180,7 @@ def _counted(published: float | None, counted: int | None, unit: float, toleranc
 
 
 def _streets_table(streets: dict[str, Any], results: list[dict]) -> str:
-    head = ['config', 'seeds', 'mIoU', 'images/s in training', 'peak memory (MiB)', 'on']
+    head = ['config', 'seeds', 'mIoU (least to most)', 'images/s in training', 'peak memory (MiB)', 'on']
     rows = []
     for config in streets['configs']:
         own = _street_results(config, streets, results)
@@ -205,21 +199,29 @@ def _streets_table(streets: dict[str, Any], results: list[dict]) -> str:
             f'{statistics.mean(miou):.2f} ({min(miou):.2f} to {max(miou):.2f})',
             f'{statistics.mean(speeds):.1f}',
             max(memory) or NOT_MEASURED,
-            _device(own[-1]),
+            ', '.join(dict.fromkeys(map(_device, own))),
         ])  # fmt: skip
     return f'## {streets["title"]}\n\n{streets["note"]}\n\n{markdown(head, rows)}'
 
 
 def _device(result: dict) -> str:
     """What a network was trained and tested on, and in which precision if that is not the recipe's."""
-    precision = _PRECISIONS.get(result['changed'].get('optim_wrapper.type'))
     device = result['environment'].get('gpu', result['environment']['cpu'])
-    return f'{device}, {precision}' if precision else device
+    return f'{device} in {_precision(result)}' if result['changed'] else device
+
+
+def _precision(result: dict) -> str | None:
+    """The precision that `fit_to_machine` put in the place of the recipe's, if that is all that changed."""
+    changed = dict(result['changed'] or {})
+    precision = PRECISIONS.get(changed.pop('optim_wrapper.type', None))
+    given_up = {f'optim_wrapper.{key}': NONE for key in OF_AMP}
+    return precision if 'gpu' not in result['environment'] and changed.items() <= given_up.items() else None
 
 
 def _street_results(config: str, streets: dict[str, Any], results: list[dict]) -> list[dict]:
-    """The newest result of each seed, in the precision that the machine has."""
-    full = [r for r in results if r['config'] == config and _is_of(r['data'], streets) and _as_is(r, but=_OF_PRECISION)]
+    """The newest result of each seed, in the recipe's precision or a CPU's in its place."""
+    own = [r for r in results if r['config'] == config and _is_of(r['data'], streets)]
+    full = [r for r in own if _as_is(r) or (_as_is({**r, 'changed': {}}) and _precision(r))]
     return list({r['training']['seed']: r for r in full if r['training'] and 'mIoU' in r['metrics']}.values())
 
 

@@ -1,5 +1,6 @@
 """MMEngine's runner, on CPU and CUDA alike, with checkpoints that are read safely and fit exactly."""
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from mmatm.engine.checkpoint_hook import CheckpointHook, explain_full_disk
 from mmatm.engine.curves import CurvesHook
 from mmatm.engine.exact_resume import ExactResumeHook, number_batches, refuse_to_resume
 from mmatm.engine.machines import announce_errors, once_per_machine
+from mmatm.engine.mixed_precision import fit_to_machine
 from mmatm.engine.progress_bar import progress_bar
 from mmatm.errors import InputError
 from mmatm.models.whole_model import containers, for_model
@@ -47,7 +49,7 @@ from mmatm.utils.files import whole_file
 class Runner(MMEngineRunner):
     """`mmengine.runner.Runner` that
 
-    - runs several processes without CUDA (gloo, SyncBN as BN);
+    - runs several processes without CUDA (gloo, SyncBN as BN), and mixed precision as the CPU has it;
     - reads the authors' checkpoints, and none that holds code;
     - refuses to test or resume with a checkpoint that leaves parameters unset;
     - checks the data first;
@@ -134,6 +136,7 @@ class Runner(MMEngineRunner):
         Raises:
             InputError: A checkpoint that the training cannot be resumed from exactly.
         """
+        self._fit_precision()
         if self._resume and not self._has_loaded:
             self._take_up()
         if is_main_process() and not any(isinstance(hook, CurvesHook) for hook in self.hooks):
@@ -143,6 +146,12 @@ class Runner(MMEngineRunner):
             model = super().train()
         self.auto_scale_lr = None  # done
         return model
+
+    def _fit_precision(self) -> None:
+        wrapper = self.optim_wrapper
+        if isinstance(wrapper, dict) and (said := fit_to_machine(wrapper, self._bare_model)):
+            self.cfg.optim_wrapper = copy.deepcopy(wrapper)  # which checkpoints record
+            self.logger.info(said)
 
     def _take_up(self) -> None:
         """Reads the checkpoint to resume, and takes its seed and its place in the data from it."""

@@ -1,45 +1,82 @@
+"""Which precision a training has on this machine. Both answers of a CPU are tried on any: it can emulate bfloat16."""
+
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
+from conftest import DETECTOR, SEGMENTOR, write_config
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from mmatm.engine import mixed_precision
 from mmatm.engine.mixed_precision import CpuAmpOptimWrapper, computes_bfloat16, fit_to_machine
+from mmatm.engine.recipe import read_text
+from mmatm.errors import InputError
 
 CPU_INFO = Path('/proc/cpuinfo')
+REST = {'clip_grad': {'max_norm': 1.0}, 'optimizer': {'type': 'SGD', 'lr': 0.5}}
 
 
-def config(**wrapper):
-    return Config({'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 0.5}, **wrapper}})
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
 
 
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper], ids=str)
 @pytest.mark.parametrize(
-    ('able', 'kind', 'said'),
+    ('able', 'new', 'said'),
     [(True, 'mmatm.CpuAmpOptimWrapper', 'bfloat16 on the CPU'), (False, 'OptimWrapper', 'float32')],
 )
-def test_mixed_precision_is_that_of_the_machine(monkeypatch, able, kind, said):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+@pytest.mark.usefixtures('no_gpu')
+def test_mixed_precision_is_that_of_the_machine(monkeypatch, kind, able, new, said):
     monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: able)
-    logged = []
-    monkeypatch.setattr(mixed_precision, 'print_log', lambda message, *_: logged.append(message))
-    cfg = config(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16', clip_grad={'max_norm': 1.0})
-    fit_to_machine(cfg)
-    assert cfg.to_dict() == config(type=kind, clip_grad={'max_norm': 1.0}).to_dict()
-    (line,) = logged
-    assert said in line
+    wrapper = {'type': kind, 'loss_scale': 'dynamic', 'dtype': 'float16', 'use_fsdp': False, **REST}
+    assert said in fit_to_machine(wrapper, nn.Linear(1, 1))
+    assert wrapper == {'type': new, **REST}
 
 
-@pytest.mark.parametrize('kind', ['OptimWrapper', 'AmpOptimWrapper'])
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'AmpOptimWrapper', 'mmatm.CpuAmpOptimWrapper'])
 def test_what_runs_is_left_alone(monkeypatch, kind):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: kind == 'AmpOptimWrapper')
-    cfg = config(type=kind)
-    fit_to_machine(cfg)
-    assert cfg.to_dict() == config(type=kind).to_dict()
+    wrapper = {'type': kind, **REST}
+    assert not fit_to_machine(wrapper, nn.Linear(1, 1))
+    assert wrapper == {'type': kind, **REST}
 
 
+@pytest.mark.parametrize('able', [True, False])
+@pytest.mark.parametrize(
+    ('text', 'new', 'said'),
+    [
+        (SEGMENTOR, 'mmatm.CpuAmpOptimWrapper', 'mixed precision in bfloat16 on the CPU'),
+        (DETECTOR, 'OptimWrapper', 'float32 instead of mixed precision, as detectors have no other'),
+    ],
+    ids=['segmentor', 'detector'],
+)
+@pytest.mark.usefixtures('no_gpu')
+def test_trainings_by_the_command(monkeypatch, tmp_path, shapes, command, able, text, new, said):
+    """What a training computes in is in its log, once, and in its checkpoint."""
+    monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: able)
+    config = write_config(tmp_path, shapes, text)
+    short = ['train_cfg.max_iters=2'] if text is SEGMENTOR else ['train_dataloader.batch_size=12']
+    command('train.py', config, '--amp', '--cfg-options', *short)
+    if text is SEGMENTOR and not able:
+        new, said = 'OptimWrapper', 'float32 instead of mixed precision, as PyTorch knows of no bfloat16'
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert log.read_text().count(said) == 1
+    state = torch.load((tmp_path / 'work/last_checkpoint').read_text(), weights_only=False)
+    assert read_text(state['meta']['cfg'])['optim_wrapper']['type'] == new
+    assert {value.dtype for value in state['state_dict'].values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_the_one_of_cpus_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
+    with pytest.raises(InputError, match=r'is for CPUs.* set optim_wrapper\.type=AmpOptimWrapper'):
+        CpuAmpOptimWrapper(optimizer=optimizer)
+
+
+@pytest.mark.usefixtures('no_gpu')
 def test_the_cpu_multiplies_in_bfloat16_and_learns_in_float32():
     torch.manual_seed(0)
     linear, x = nn.Linear(8, 4), torch.randn(16, 8)

@@ -34,7 +34,7 @@ def main() -> None:
     tasks = [
         partial(train_and_test, name, seed, work_dirs / f'{name}_seed{seed}', args.cfg_options)
         for seed in range(args.seeds)
-        for name in args.configs
+        for name in dict.fromkeys(args.configs)
     ]
     with counting_bar('trained and tested', 0, len(tasks)) as done:
         run_all(tasks, args.jobs, done)

@@ -5,6 +5,7 @@ the same machine, for docs/visualization.md. It needs Playwright and Chromium.""
 import argparse
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from mmatm.apis.inference import load_model
 from mmatm.benchmark.report import split_docs, update_docs
 from mmatm.config import load_config
 from mmatm.errors import InputError
+from mmatm.stack import installed
 from mmatm.utils.command_line import run
 from mmatm.utils.environment import environment
 from mmatm.utils.markdown import table
@@ -45,11 +48,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.docs:
         split_docs(args.docs / 'visualization.md', 'clicks')
-    seen = ', '.join(f'{key} {value}' for key, value in environment('cpu').items())
+    chromium = find_chromium()
+    seen = ', '.join(f'{key} {value}' for key, value in [*environment('cpu').items(), *installed(['gradio']).items()])
     with tempfile.TemporaryDirectory() as folder, served(args.config, args.image, Path(folder)) as address:
-        rows = time_clicks(address)
+        rows = time_clicks(address, chromium)
     head = ['view', 'seconds of a click on a new point: median', 'least and most', 'on one clicked before']
-    text = f'Seen with: {seen}.\n\n{table(head, rows)}'
+    text = f'{Path(args.config).stem}, seen with: {seen}.\n\n{table(head, rows)}'
     print(text)
     if args.docs:
         update_docs(args.docs / 'visualization.md', 'clicks', text)
@@ -59,7 +63,11 @@ def main() -> None:
 def served(config: str, image: str, folder: Path) -> Iterator[str]:
     """The address of a page for an image, made a square, and a model with random weights."""
     checkpoint, square = folder / 'random.pth', folder / 'square.png'
-    with Image.open(image) as whole:
+    try:
+        whole = Image.open(image)
+    except OSError as error:
+        raise InputError(f'{image} cannot be read: {error}') from None
+    with whole:
         whole.crop((0, 0, min(whole.size), min(whole.size))).save(square)
     torch.save({'state_dict': load_model(load_config(config), None).state_dict()}, checkpoint)
     command = [sys.executable, str(ROOT / 'tools/explore.py'), config, str(checkpoint), str(square), '--port', '0']
@@ -70,19 +78,28 @@ def served(config: str, image: str, folder: Path) -> Iterator[str]:
             raise InputError('tools/explore.py served no page; what it says is above')
         yield found[0]
     finally:
-        server.terminate()
-        server.wait()
+        server.send_signal(signal.SIGINT)  # by which it removes its files
+        server.communicate()
 
 
-def time_clicks(address: str) -> list[Sequence[str]]:
-    """A row for each view: its name, and seconds by click."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise InputError('clicks are timed in a browser by Playwright: pip install playwright') from None
-    chromium = shutil.which('chromium') or shutil.which('google-chrome')
-    if chromium is None:
+def find_chromium() -> str:
+    """The browser, which Playwright works.
+
+    Raises:
+        InputError: One of them is not installed.
+    """
+    if find_spec('playwright') is None:
+        raise InputError('clicks are timed in a browser by Playwright: pip install playwright')
+    found = shutil.which('chromium') or shutil.which('google-chrome')
+    if found is None:
         raise InputError('clicks are timed in Chromium, which is not installed (Debian: apt install chromium)')
+    return found
+
+
+def time_clicks(address: str, chromium: str) -> list[Sequence[str]]:
+    """A row for each view: its name, and seconds by click."""
+    from playwright.sync_api import sync_playwright
+
     rows = []
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=['--no-sandbox'])  # its own page is trusted
