@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from forked import free_port, kill, start, wait
 from mmatm.checkpoint import checkpoint_to_resume, latest_checkpoint, read_checkpoint, read_meta
+from mmatm.engine import runner as runner_module
 from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
 
@@ -312,6 +313,7 @@ def test_averaged_weights_are_resumed(tmp_path):
 
 def test_the_loss_scaler_is_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(runner_module, 'fit_to_machine', lambda *_: '')
     monkeypatch.setattr(amp, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
     # It doubles every three steps.
     mixed = {
@@ -325,6 +327,19 @@ def test_the_loss_scaler_is_resumed(tmp_path, monkeypatch):
     assert run(tmp_path / 'parts', optim_wrapper=mixed, resume=True) == whole[5:]
     assert_same(tmp_path / 'parts/iter_12.pth', tmp_path / 'whole/iter_12.pth')
     assert state(tmp_path / 'parts/iter_12.pth')['optimizer']['loss_scaler']['scale'] == 4 * 2**4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='of CPUs')
+def test_mixed_precision_of_a_cpu_is_resumed(tmp_path):
+    mixed = {'type': 'mmatm.CpuAmpOptimWrapper', 'optimizer': {'type': 'AdamW', 'lr': 1e-3}}
+    whole = run(tmp_path / 'whole', optim_wrapper=mixed)
+    copy_checkpoint(tmp_path / 'whole', tmp_path / 'parts', 'iter_5.pth')
+    assert run(tmp_path / 'parts', optim_wrapper=mixed, resume=True) == whole[5:]
+    assert_same(tmp_path / 'parts/iter_12.pth', tmp_path / 'whole/iter_12.pth')
+    plain = run(tmp_path / 'plain', optim_wrapper={**mixed, 'type': 'OptimWrapper'})
+    weights = [state(tmp_path / name / 'iter_12.pth')['state_dict']['linear.weight'] for name in ('plain', 'whole')]
+    assert plain == whole
+    assert not torch.equal(*weights), 'it computes in another precision'
 
 
 SUMMED = {'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1e-3}, 'accumulative_counts': 2}}
