@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmatm.analysis.papers import is_own, read_tables
+from mmatm.analysis.tables import NOT_SAID
 from mmatm.utils.charts import save_svg
 from mmatm.utils.markdown import table
 
 from .costs import CHANNELS, SHAPES, SIDES, TIMES
+from .processes import ROOT
 
 # Whose network a mixer is of.
 OF = {
@@ -26,6 +29,9 @@ OF = {
     'attention': 'control',
 }
 NOT_MEASURED = 'not measured'
+_PUBLISHED = """mIoU on ADE20K with weights pretrained on ImageNet, single scale, as the networks' authors give it;
+CycleMLP's is as ATMNet's authors give it. Of the others none is at hand. Not like for like, see
+[results.md](results.md#published-figures-on-coco-and-ade20k)."""
 BEGIN, END = '<!-- begin figures -->\n', '<!-- end figures -->\n'
 
 
@@ -49,6 +55,7 @@ def figures(record: Mapping[str, Any]) -> str:
         parts += [_costs(entry['mixers'])]
     if record['onnx']:
         parts += ['### Exported to ONNX', _exports(record['onnx'])]
+    parts += ["### Published of the mixers' own networks", _PUBLISHED, _published(read_tables(ROOT / 'docs'))]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -119,6 +126,26 @@ def _exports(deviations: Mapping[str, float | str]) -> str:
         [_label(mixer), deviation if isinstance(deviation, str) else f'{deviation:.0e}']
         for mixer, deviation in deviations.items()
     ])  # fmt: skip
+
+
+def _published(tables: Iterable[Mapping[str, Any]]) -> str:
+    """The papers' mIoU on ADE20K, a row for each network with each head."""
+    sizes: dict[tuple[str, ...], list[str]] = {}
+    for mixer, network in OF.items():
+        network = network.partition(',')[0]
+        for each in tables:
+            for row in each['rows']:
+                if each['dataset'] == 'ADE20K' and row['model'].startswith(network) and 'miou' in row:
+                    model, _, under = row['model'].partition(' with ')
+                    usual = each['title'].partition(' on ADE20K with ')[2]
+                    own = is_own(each, row)
+                    settings = [each.get(key, NOT_SAID) if own else NOT_SAID for key in ('trained', 'checkpoint')]
+                    size = model.removeprefix(network).lstrip('-')
+                    sizes.setdefault((f'`{mixer}`', network, under or usual, *settings), []).append(
+                        f'{size}: {row["miou"]}'
+                    )
+    rows = [[*about[:3], ', '.join(found), *about[3:]] for about, found in sizes.items()]
+    return table(['mixer', 'network', 'under', 'mIoU by size', 'trained for', 'checkpoint'], rows)
 
 
 def write(record: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from torch import nn
 
@@ -26,6 +27,25 @@ RECORD = json.loads((ROOT / 'docs/mixers.json').read_text())
 def test_the_page_is_of_the_record():
     _, _, rest = (ROOT / 'docs/mixers.md').read_text().partition(BEGIN)
     assert rest.partition(END)[0].strip() == figures(RECORD).strip(), 'call tools/compare_mixers.py --out docs'
+
+
+@pytest.mark.parametrize(
+    ('mixer', 'paper', 'title', 'network', 'under'),
+    [
+        ('cycle', 'atmnet', 'Table 2: semantic segmentation on ADE20K with Semantic FPN', 'CycleMLP', 'Semantic FPN'),
+        ('additive', 'casvit', 'Semantic segmentation on ADE20K with Semantic FPN', 'CAS-ViT', 'Semantic FPN'),
+    ],
+)
+def test_published_figures_are_the_papers(mixer, paper, title, network, under):
+    (own,) = (
+        each
+        for each in yaml.safe_load((ROOT / f'docs/papers/{paper}.yml').read_text())['tables']
+        if each['title'] == title
+    )
+    found = [(row['model'].split('-')[-1], row['miou']) for row in own['rows'] if network in row['model']]
+    said = [own['trained'], own['checkpoint']] if mixer == 'additive' else ['not said'] * 2
+    cells = [f'`{mixer}`', network, under, ', '.join(f'{size}: {miou}' for size, miou in found), *said]
+    assert f'| {" | ".join(cells)} |' in (ROOT / 'docs/mixers.md').read_text()
 
 
 def test_the_charts_are_of_the_record(tmp_path):
