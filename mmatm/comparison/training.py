@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from mmatm.engine.mixed_precision import mixed_with
 from mmatm.errors import InputError
 from mmatm.utils.environment import environment
 from mmatm.utils.files import alone
@@ -183,7 +184,8 @@ def _train_alone(run: Run, threads: int) -> None:
 
 def _train(run: Run, threads: int) -> None:
     log = run.folder / 'output.txt'
-    (run.folder / 'environment.json').write_text(json.dumps({**environment(device()), 'threads': threads}))
+    seen = {**environment(device()), 'threads': threads, 'mixed precision': mixed_with()}
+    (run.folder / 'environment.json').write_text(json.dumps(seen))
     work_dir = ['--work-dir', str(run.folder)]
     if not run.checkpoint.is_file():
         run_tool(log, threads, 'train.py', str(run.config), *work_dir, '--resume')

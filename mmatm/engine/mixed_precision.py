@@ -76,6 +76,13 @@ def fit_to_machine(wrapper: dict[str, Any], model: nn.Module) -> str:
     return f'no CUDA here: training in float32 instead of mixed precision, as {why}'
 
 
+def mixed_with() -> str:
+    """What mixed precision is of on this machine, but for detectors on a CPU; ``'float32'`` if it has none."""
+    if torch.cuda.is_available():
+        return 'float16'
+    return 'bfloat16' if computes_bfloat16() else 'float32'
+
+
 def computes_bfloat16() -> bool:
     """Whether the CPU has instructions for products in bfloat16, as far as PyTorch tells: those of x86."""
     found = getattr(torch.cpu, 'get_capabilities', dict)()  # not in earlier versions

@@ -69,6 +69,15 @@ def test_trainings_by_the_command(monkeypatch, tmp_path, shapes, command, able, 
     assert {value.dtype for value in state['state_dict'].values() if value.is_floating_point()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ('gpu', 'able', 'kind'), [(True, True, 'float16'), (False, True, 'bfloat16'), (False, False, 'float32')]
+)
+def test_what_it_is_of(monkeypatch, gpu, able, kind):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: able)
+    assert mixed_precision.mixed_with() == kind
+
+
 def test_the_one_of_cpus_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
