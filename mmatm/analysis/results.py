@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmatm.datasets.data_check import leaves
-from mmatm.engine.recipe import NEUTRAL, differences, read_text
+from mmatm.engine.recipe import NEUTRAL, differences, joined, read_text
 from mmatm.utils.environment import environment
 
 # Parts of options that the result has elsewhere, or that decide nothing.
@@ -121,8 +121,8 @@ def _changed(meta: dict[str, Any], recipe: Config) -> dict[str, str]:
         before, last = note.get('changed', {}), differences(training, read_text(recipe.pretty_text))
     except ValueError:
         return {'settings': 'cannot be read'}
-    again = {key for key in before.keys() & last.keys() if before[key] != last[key]}
-    changed = {**before, **last, **{key: f'{before[key]}, then {last[key]}' for key in again}}
+    # What was resumed had other settings than what it began with.
+    changed = {**last, **joined(before, {key: last.get(key, 'as in the config') for key in before})}
     batch, wanted = _batch(meta), (recipe.get('auto_scale_lr') or {}).get('base_batch_size')
     if wanted is not None and batch != wanted:
         changed['batch of all processes'] = str(batch or 'not recorded')

@@ -183,24 +183,26 @@ def _streets_table(streets: dict[str, Any], results: list[dict]) -> str:
     head = ['config', 'seeds', 'mIoU (least to most)', 'images/s in training', 'peak memory (MiB)', 'on']
     rows = []
     for config in streets['configs']:
-        own = _street_results(config, streets, results)
-        if not own:
+        by_device: dict[str, list[dict]] = {}
+        for result in _street_results(config, streets, results):
+            by_device.setdefault(_device(result), []).append(result)
+        if not by_device:
             rows.append([config, *[NOT_MEASURED] * 4, ''])
-            continue
-        miou = [r['metrics']['mIoU'] for r in own]
-        speeds = [
-            r['training']['batch_size'] * r['training']['processes'] / r['training']['seconds_per_iteration']
-            for r in own
-        ]
-        memory = [r['training']['peak_memory_mib'] or 0 for r in own]
-        rows.append([
-            config,
-            len(own),
-            f'{statistics.mean(miou):.2f} ({min(miou):.2f} to {max(miou):.2f})',
-            f'{statistics.mean(speeds):.1f}',
-            max(memory) or NOT_MEASURED,
-            ', '.join(dict.fromkeys(map(_device, own))),
-        ])  # fmt: skip
+        for device, own in by_device.items():
+            miou = [r['metrics']['mIoU'] for r in own]
+            speeds = [
+                r['training']['batch_size'] * r['training']['processes'] / r['training']['seconds_per_iteration']
+                for r in own
+            ]
+            memory = [r['training']['peak_memory_mib'] or 0 for r in own]
+            rows.append([
+                config,
+                len(own),
+                f'{statistics.mean(miou):.2f} ({min(miou):.2f} to {max(miou):.2f})',
+                f'{statistics.mean(speeds):.1f}',
+                max(memory) or NOT_MEASURED,
+                device,
+            ])  # fmt: skip
     return f'## {streets["title"]}\n\n{streets["note"]}\n\n{markdown(head, rows)}'
 
 
@@ -219,10 +221,12 @@ def _precision(result: dict) -> str | None:
 
 
 def _street_results(config: str, streets: dict[str, Any], results: list[dict]) -> list[dict]:
-    """The newest result of each seed, in the recipe's precision or a CPU's in its place."""
+    """The newest result of each seed and device, in the recipe's precision or a CPU's in its place."""
     own = [r for r in results if r['config'] == config and _is_of(r['data'], streets)]
     full = [r for r in own if _as_is(r) or (_as_is({**r, 'changed': {}}) and _precision(r))]
-    return list({r['training']['seed']: r for r in full if r['training'] and 'mIoU' in r['metrics']}.values())
+    return list(
+        {(_device(r), r['training']['seed']): r for r in full if r['training'] and 'mIoU' in r['metrics']}.values()
+    )
 
 
 def _other_table(tables: list[dict[str, Any]], streets: dict[str, Any], results: list[dict]) -> str:

@@ -30,8 +30,8 @@ OF = {
 }
 NOT_MEASURED = 'not measured'
 _PUBLISHED = """mIoU on ADE20K with weights pretrained on ImageNet, single scale, as the networks' authors give it;
-CycleMLP's is as ATMNet's authors give it. Of the others none is at hand. Not like for like, see
-[results.md](results.md#published-figures-on-coco-and-ade20k)."""
+CycleMLP's is as ATMNet's authors give it. Of the others none is at hand. Not like for like, as
+`docs/results.md` says."""
 BEGIN, END = '<!-- begin figures -->\n', '<!-- end figures -->\n'
 
 
@@ -55,7 +55,10 @@ def figures(record: Mapping[str, Any]) -> str:
         parts += [_costs(entry['mixers'])]
     if record['onnx']:
         parts += ['### Exported to ONNX', _exports(record['onnx'])]
-    parts += ["### Published of the mixers' own networks", _PUBLISHED, _published(read_tables(ROOT / 'docs'))]
+    known = {mixer for entry in record['trainings'].values() for mixer in entry['miou']} | set(record['counts'])
+    if rows := _published(read_tables(ROOT / 'docs'), known):
+        head = ['mixer', 'network', 'under', 'mIoU by size', 'trained for', 'checkpoint']
+        parts += ["### Published figures of the mixers' own networks", _PUBLISHED, table(head, rows)]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -128,11 +131,11 @@ def _exports(deviations: Mapping[str, float | str]) -> str:
     ])  # fmt: skip
 
 
-def _published(tables: Iterable[Mapping[str, Any]]) -> str:
+def _published(tables: Iterable[Mapping[str, Any]], mixers: Iterable[str]) -> list[list[str]]:
     """The papers' mIoU on ADE20K, a row for each network with each head."""
     sizes: dict[tuple[str, ...], list[str]] = {}
-    for mixer, network in OF.items():
-        network = network.partition(',')[0]
+    for mixer in [mixer for mixer in OF if mixer in mixers]:
+        network = OF[mixer].partition(',')[0]
         for each in tables:
             for row in each['rows']:
                 if each['dataset'] == 'ADE20K' and row['model'].startswith(network) and 'miou' in row:
@@ -144,8 +147,7 @@ def _published(tables: Iterable[Mapping[str, Any]]) -> str:
                     sizes.setdefault((f'`{mixer}`', network, under or usual, *settings), []).append(
                         f'{size}: {row["miou"]}'
                     )
-    rows = [[*about[:3], ', '.join(found), *about[3:]] for about, found in sizes.items()]
-    return table(['mixer', 'network', 'under', 'mIoU by size', 'trained for', 'checkpoint'], rows)
+    return [[*about[:3], ', '.join(found), *about[3:]] for about, found in sizes.items()]
 
 
 def write(record: Mapping[str, Any], folder: Path) -> list[Path]:

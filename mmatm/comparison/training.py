@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from mmatm.engine.mixed_precision import mixed_with
+from mmatm.checkpoint import read_meta
+from mmatm.engine.mixed_precision import precision_of
+from mmatm.engine.recipe import read_text
 from mmatm.errors import InputError
 from mmatm.utils.environment import environment
 from mmatm.utils.files import alone
@@ -96,6 +98,10 @@ class Run:
         """What it was trained with and on."""
         path = self.folder / 'environment.json'
         return json.loads(path.read_text()) if path.is_file() else {}
+
+    def note(self, where: dict[str, Any]) -> None:
+        """Writes what `where` reads."""
+        (self.folder / 'environment.json').write_text(json.dumps(where))
 
     def write_config(self) -> None:
         """Writes the config.
@@ -184,11 +190,12 @@ def _train_alone(run: Run, threads: int) -> None:
 
 def _train(run: Run, threads: int) -> None:
     log = run.folder / 'output.txt'
-    seen = {**environment(device()), 'threads': threads, 'mixed precision': mixed_with()}
-    (run.folder / 'environment.json').write_text(json.dumps(seen))
     work_dir = ['--work-dir', str(run.folder)]
     if not run.checkpoint.is_file():
+        run.note({**environment(device()), 'threads': threads})
         run_tool(log, threads, 'train.py', str(run.config), *work_dir, '--resume')
+    wrapper = read_text(read_meta(str(run.checkpoint))['cfg'])['optim_wrapper']
+    run.note({**run.where(), 'precision': precision_of(wrapper)})
     if run.result() is None:  # stopped during the validation, which follows the last checkpoint
         run_tool(log, threads, 'test.py', str(run.config), str(run.checkpoint), *work_dir)
     if run.result() is None:

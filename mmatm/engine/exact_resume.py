@@ -25,7 +25,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmatm.checkpoint import load_safely, training_checkpoints
-from mmatm.engine.recipe import differences, read_text
+from mmatm.engine.recipe import differences, joined, read_text
 from mmatm.errors import InputError
 
 _MODEL, _DATA, _ORDER = 0, 1, 2
@@ -256,7 +256,7 @@ class ExactResumeHook(Hook):
                     logging.WARNING,
                 )
         self._note['training'] = before.get('training', self._note['training'])
-        self._note['changed'] = {**before.get('changed', {}), **_changed(meta, cfg)}
+        self._note['changed'] = joined(before.get('changed', {}), _changed(meta, cfg))
         if not by_epoch:
             if numbered:
                 loader.batch_sampler.skip = meta['iter']

@@ -1,6 +1,6 @@
 """Mixed precision on machines without CUDA, where MMEngine has none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,42 +45,47 @@ class CpuAmpOptimWrapper(OptimWrapper):
             yield
 
 
-def fit_to_machine(wrapper: dict[str, Any], model: nn.Module) -> str:
+def fit_to_machine(wrapper: dict[str, Any], model: nn.Module) -> tuple[dict[str, Any], str]:
     """Where there is no CUDA, replaces MMEngine's mixed precision by what the CPU has.
 
-    That is bfloat16 if the CPU has instructions for it. Detectors are in float32 even so: their boxes need it, and mmcv
-    has their operations on CPUs in no other type.
+    That is bfloat16 if the CPU has instructions for it, but float32 for models with parts of mmdet or operations of
+    mmcv, NMS among them, which have no bfloat16 on CPUs.
 
     Args:
-        wrapper: The config of an optimizer wrapper; changed in place.
+        wrapper: The config of an optimizer wrapper, or of several by name.
         model: What is trained.
 
     Returns:
-        What to tell the user; nothing if nothing was changed.
+        The config, a changed copy if need be; and what to tell the user, nothing if nothing was changed.
     """
     if torch.cuda.is_available():
-        return ''
+        return wrapper, ''
+    if not {'type', 'optimizer'} & wrapper.keys():
+        fitted = {key: fit_to_machine(each, model) for key, each in wrapper.items() if isinstance(each, dict)}
+        said = next((said for _, said in fitted.values() if said), '')
+        return ({**wrapper, **{key: each for key, (each, _) in fitted.items()}}, said) if said else (wrapper, '')
     kind = wrapper.get('type')
     if isinstance(kind, str):
         kind = MMENGINE_OPTIM_WRAPPERS.get(kind)
     if kind is not AmpOptimWrapper:
-        return ''
-    for key in OF_AMP:
-        wrapper.pop(key, None)
+        return wrapper, ''
     bfloat16, float32 = PRECISIONS
-    of_mmdet = any(kind.__module__.startswith('mmdet.') for kind in type(model).__mro__)
-    wrapper['type'] = bfloat16 if computes_bfloat16() and not of_mmdet else float32
-    if wrapper['type'] == bfloat16:
-        return 'no CUDA here: mixed precision in bfloat16 on the CPU'
-    why = 'detectors have no other precision on a CPU' if of_mmdet else 'PyTorch knows of no bfloat16 instructions here'
-    return f'no CUDA here: training in float32 instead of mixed precision, as {why}'
+    needs_float32 = any(type(part).__module__.startswith(('mmdet.', 'mmcv.ops.')) for part in model.modules())
+    new = bfloat16 if computes_bfloat16() and not needs_float32 else float32
+    rest = {key: value for key, value in wrapper.items() if key not in OF_AMP}
+    if new == bfloat16:
+        return {**rest, 'type': new}, 'no CUDA here: mixed precision in bfloat16 on the CPU'
+    reason = (
+        'operations of mmcv or mmdet in it have no bfloat16 on a CPU'
+        if needs_float32
+        else 'PyTorch knows of no bfloat16 instructions here'
+    )
+    return {**rest, 'type': new}, f'no CUDA here: training in float32 instead of mixed precision, as {reason}'
 
 
-def mixed_with() -> str:
-    """What mixed precision is of on this machine, but for detectors on a CPU; ``'float32'`` if it has none."""
-    if torch.cuda.is_available():
-        return 'float16'
-    return 'bfloat16' if computes_bfloat16() else 'float32'
+def precision_of(wrapper: Mapping[str, Any]) -> str:
+    """What is computed in by the config of an optimizer wrapper that a checkpoint records."""
+    return PRECISIONS.get(wrapper.get('type', 'OptimWrapper')) or wrapper.get('dtype') or 'float16'
 
 
 def computes_bfloat16() -> bool:

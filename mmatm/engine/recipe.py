@@ -40,6 +40,12 @@ def differences(training: dict, recipe: dict) -> dict[str, str]:
     return found
 
 
+def joined(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:
+    """Settings of a training that was resumed, by dotted key: ``'0.5, then 0.1'`` where they are not the same."""
+    both = {key: f'{before[key]}, then {after[key]}' for key in before.keys() & after.keys()}
+    return {**before, **after, **{key: text for key, text in both.items() if before[key] != after[key]}}
+
+
 def _differences(keys: Keys, value: Any, other: Any) -> Iterator[tuple[str, str]]:
     if keys[-1] in NEUTRAL:
         return

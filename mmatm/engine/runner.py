@@ -1,6 +1,5 @@
 """MMEngine's runner, on CPU and CUDA alike, with checkpoints that are read safely and fit exactly."""
 
-import copy
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -148,10 +147,13 @@ class Runner(MMEngineRunner):
         return model
 
     def _fit_precision(self) -> None:
-        wrapper = self.optim_wrapper
-        if isinstance(wrapper, dict) and (said := fit_to_machine(wrapper, self._bare_model)):
-            self.cfg.optim_wrapper = copy.deepcopy(wrapper)  # which checkpoints record
+        if not isinstance(self.optim_wrapper, dict):
+            return
+        self.optim_wrapper, said = fit_to_machine(self.optim_wrapper, self._bare_model)
+        if said:
             self.logger.info(said)
+            if 'optim_wrapper' in self.cfg:  # which checkpoints record
+                self.cfg.optim_wrapper, _ = fit_to_machine(self.cfg.optim_wrapper, self._bare_model)
 
     def _take_up(self) -> None:
         """Reads the checkpoint to resume, and takes its seed and its place in the data from it."""
@@ -264,6 +266,7 @@ class Runner(MMEngineRunner):
         Raises:
             InputError: The checkpoint does not fit.
         """
+        self._fit_precision()
         if self._resumed is None:
             self._load_from = filename
             self._take_up()

@@ -18,7 +18,7 @@ from mmatm.comparison.costs import exponent, known_mixers, static
 from mmatm.comparison.page import BEGIN, END, _pareto, figures, mean_and_deviation, write
 from mmatm.comparison.processes import run_all, run_tool
 from mmatm.comparison.training import Run
-from mmatm.engine.mixed_precision import mixed_with
+from mmatm.engine.mixed_precision import computes_bfloat16
 from mmatm.errors import InputError
 from mmatm.utils.files import alone
 
@@ -241,7 +241,9 @@ def test_a_users_mixer_by_the_command(tmp_path, monkeypatch, shapes, command, er
     assert text.count('| `mine` |') == 3
     record = json.loads(Path('runs/mixers.json').read_text())
     assert set(record['trainings']['shapes_mini_20']['miou']['mine']) == {'0'}
-    assert record['trainings']['shapes_mini_20']['on'][0]['mixed precision'] == mixed_with()
+    assert record['trainings']['shapes_mini_20']['on'][0]['precision'] == (
+        'bfloat16' if computes_bfloat16() else 'float32'
+    )
     assert record['costs']['cpu']['mixers']['mine']['peak_mib'] > 1
 
     folder = Path('runs/shapes_mini_20/mine/seed0')

@@ -10,7 +10,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from mmatm.engine import mixed_precision
-from mmatm.engine.mixed_precision import CpuAmpOptimWrapper, computes_bfloat16, fit_to_machine
+from mmatm.engine.mixed_precision import CpuAmpOptimWrapper, computes_bfloat16, fit_to_machine, precision_of
 from mmatm.engine.recipe import read_text
 from mmatm.errors import InputError
 
@@ -32,28 +32,36 @@ def no_gpu(monkeypatch):
 def test_mixed_precision_is_that_of_the_machine(monkeypatch, kind, able, new, said):
     monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: able)
     wrapper = {'type': kind, 'loss_scale': 'dynamic', 'dtype': 'float16', 'use_fsdp': False, **REST}
-    assert said in fit_to_machine(wrapper, nn.Linear(1, 1))
-    assert wrapper == {'type': new, **REST}
+    before = dict(wrapper)
+    fitted, told = fit_to_machine(wrapper, nn.Linear(1, 1))
+    assert fitted == {'type': new, **REST}
+    assert said in told
+    assert wrapper == before, "it may be the user's"
+    # Of several.
+    several = {'a': wrapper, 'b': {'type': 'OptimWrapper', **REST}, 'constructor': 'Mine'}
+    assert fit_to_machine(several, nn.Linear(1, 1)) == ({**several, 'a': fitted}, told)
 
 
 @pytest.mark.parametrize('kind', ['OptimWrapper', 'AmpOptimWrapper', 'mmatm.CpuAmpOptimWrapper'])
 def test_what_runs_is_left_alone(monkeypatch, kind):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: kind == 'AmpOptimWrapper')
     wrapper = {'type': kind, **REST}
-    assert not fit_to_machine(wrapper, nn.Linear(1, 1))
-    assert wrapper == {'type': kind, **REST}
+    assert fit_to_machine(wrapper, nn.Linear(1, 1)) == ({'type': kind, **REST}, '')
+    assert fit_to_machine({'a': wrapper, 'constructor': 'Mine'}, nn.Linear(1, 1))[1] == ''
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason='of CPUs: MMEngine trains on a GPU that there was when it was imported'
+)
 @pytest.mark.parametrize('able', [True, False])
 @pytest.mark.parametrize(
     ('text', 'new', 'said'),
     [
         (SEGMENTOR, 'mmatm.CpuAmpOptimWrapper', 'mixed precision in bfloat16 on the CPU'),
-        (DETECTOR, 'OptimWrapper', 'float32 instead of mixed precision, as detectors have no other'),
+        (DETECTOR, 'OptimWrapper', 'float32 instead of mixed precision, as operations of mmcv or mmdet'),
     ],
     ids=['segmentor', 'detector'],
 )
-@pytest.mark.usefixtures('no_gpu')
 def test_trainings_by_the_command(monkeypatch, tmp_path, shapes, command, able, text, new, said):
     """What a training computes in is in its log, once, and in its checkpoint."""
     monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: able)
@@ -70,12 +78,17 @@ def test_trainings_by_the_command(monkeypatch, tmp_path, shapes, command, able, 
 
 
 @pytest.mark.parametrize(
-    ('gpu', 'able', 'kind'), [(True, True, 'float16'), (False, True, 'bfloat16'), (False, False, 'float32')]
+    ('wrapper', 'precision'),
+    [
+        ({'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'}, 'float16'),
+        ({'type': 'AmpOptimWrapper', 'dtype': 'bfloat16'}, 'bfloat16'),
+        ({'type': 'mmatm.CpuAmpOptimWrapper'}, 'bfloat16'),
+        ({'type': 'OptimWrapper'}, 'float32'),
+        ({}, 'float32'),
+    ],
 )
-def test_what_it_is_of(monkeypatch, gpu, able, kind):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-    monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: able)
-    assert mixed_precision.mixed_with() == kind
+def test_precision_of_a_training(wrapper, precision):
+    assert precision_of({**wrapper, **REST}) == precision
 
 
 def test_the_one_of_cpus_is_refused_on_a_gpu(monkeypatch):

@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from forked import free_port, kill, start, wait
 from mmatm.checkpoint import checkpoint_to_resume, latest_checkpoint, read_checkpoint, read_meta
+from mmatm.engine import mixed_precision
 from mmatm.engine import runner as runner_module
 from mmatm.engine.runner import Runner
 from mmatm.errors import InputError
@@ -313,7 +314,7 @@ def test_averaged_weights_are_resumed(tmp_path):
 
 def test_the_loss_scaler_is_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(amp, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(runner_module, 'fit_to_machine', lambda *_: '')
+    monkeypatch.setattr(runner_module, 'fit_to_machine', lambda wrapper, _: (wrapper, ''))
     monkeypatch.setattr(amp, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
     # It doubles every three steps.
     mixed = {
@@ -330,13 +331,23 @@ def test_the_loss_scaler_is_resumed(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='of CPUs')
-def test_mixed_precision_of_a_cpu_is_resumed(tmp_path):
+def test_mixed_precision_of_a_cpu_is_resumed(tmp_path, monkeypatch):
     mixed = {'type': 'mmatm.CpuAmpOptimWrapper', 'optimizer': {'type': 'AdamW', 'lr': 1e-3}}
     whole = run(tmp_path / 'whole', optim_wrapper=mixed)
     copy_checkpoint(tmp_path / 'whole', tmp_path / 'parts', 'iter_5.pth')
     assert run(tmp_path / 'parts', optim_wrapper=mixed, resume=True) == whole[5:]
     assert_same(tmp_path / 'parts/iter_12.pth', tmp_path / 'whole/iter_12.pth')
     plain = run(tmp_path / 'plain', optim_wrapper={**mixed, 'type': 'OptimWrapper'})
+    # MMEngine's becomes this one.
+    monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: True)
+    asked = {'type': 'AmpOptimWrapper', 'optimizer': {'type': torch.optim.AdamW, 'lr': 1e-3}, 'loss_scale': 'dynamic'}
+    assert run(tmp_path / 'fitted', optim_wrapper=asked) == whole
+    assert asked['type'] == 'AmpOptimWrapper'
+    copy_checkpoint(tmp_path / 'whole', tmp_path / 'called', 'iter_5.pth')
+    called = build(tmp_path / 'called', optim_wrapper=asked)
+    called.resume(str(tmp_path / 'called/iter_5.pth'))
+    assert isinstance(called.optim_wrapper, mixed_precision.CpuAmpOptimWrapper)
+    assert_same(tmp_path / 'fitted/iter_12.pth', tmp_path / 'whole/iter_12.pth')
     weights = [state(tmp_path / name / 'iter_12.pth')['state_dict']['linear.weight'] for name in ('plain', 'whole')]
     assert plain == whole
     assert not torch.equal(*weights), 'it computes in another precision'
@@ -447,7 +458,7 @@ def test_resuming_a_changed_training_is_noted(tmp_path, capfd):
     second = train(3, 0.1, resume=True)
     assert second['training'] == first['training']
     assert second['changed'] == {'optim_wrapper.optimizer.lr': '0.5', 'train_cfg.max_iters': '2'}
-    assert train(4, 0.1, resume=True)['changed'] == second['changed'] | {'train_cfg.max_iters': '3'}
+    assert train(4, 0.1, resume=True)['changed'] == second['changed'] | {'train_cfg.max_iters': '2, then 3'}
     assert train(5, 0.1)['training'] != first['training']
     data = {'batch_size': 4, 'sampler': {'type': 'InfiniteSampler'}, 'dataset': Noise()}
     capfd.readouterr()

@@ -64,11 +64,10 @@ def served(config: str, image: str, folder: Path) -> Iterator[str]:
     """The address of a page for an image, made a square, and a model with random weights."""
     checkpoint, square = folder / 'random.pth', folder / 'square.png'
     try:
-        whole = Image.open(image)
+        with Image.open(image) as whole:
+            whole.convert('RGB').crop((0, 0, min(whole.size), min(whole.size))).save(square)
     except OSError as error:
         raise InputError(f'{image} cannot be read: {error}') from None
-    with whole:
-        whole.crop((0, 0, min(whole.size), min(whole.size))).save(square)
     torch.save({'state_dict': load_model(load_config(config), None).state_dict()}, checkpoint)
     command = [sys.executable, str(ROOT / 'tools/explore.py'), config, str(checkpoint), str(square), '--port', '0']
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
