@@ -91,6 +91,16 @@ def test_precision_of_a_training(wrapper, precision):
     assert precision_of({**wrapper, **REST}) == precision
 
 
+@pytest.mark.usefixtures('no_gpu')
+def test_operations_of_mmcv_stay_in_float32(monkeypatch):
+    """Wherever in a model they are."""
+    roi_align = pytest.importorskip('mmcv.ops', exc_type=ImportError).RoIAlign(output_size=2)
+    monkeypatch.setattr(mixed_precision, 'computes_bfloat16', lambda: True)
+    wrapper = {'type': 'AmpOptimWrapper', **REST}
+    for model, kind in ((nn.Sequential(roi_align), 'OptimWrapper'), (nn.Sequential(), 'mmatm.CpuAmpOptimWrapper')):
+        assert fit_to_machine(wrapper, model)[0]['type'] == kind
+
+
 def test_the_one_of_cpus_is_refused_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
