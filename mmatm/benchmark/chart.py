@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from mmatm.models import ATMNet
 from mmatm.utils.charts import save_svg
@@ -76,8 +77,11 @@ def _draw_panel(axes: Axes, rows: dict[str, dict[str, tuple]], looks: dict[str, 
             axes.plot(value, y, marker, color=colour, markersize=6)
     axes.set_xscale('log')
     low, high = axes.get_xlim()
-    digits = (1, 2, 5) if high > 6 * low else (1, 2, 3, 4, 5, 6, 8)
-    ticks = [digit * 10**e for e in range(-3, 7) for digit in digits if low <= digit * 10**e <= high]
+    wide = [digit * 10**e for e in range(-3, 7) for digit in (1, 2, 5)]
+    # Between neighbours of these there may be one, by which no scale can be read.
+    ticks = [
+        tick for tick in (wide if high > 6 * low else MaxNLocator(5).tick_values(low, high)) if low <= tick <= high
+    ]
     axes.set_xticks(ticks, [f'{tick:,g}' for tick in ticks], fontsize=8)
     axes.minorticks_off()
     axes.grid(axis='x', color='#eeeeee')
