@@ -56,16 +56,12 @@ class Selector(nn.Module):
 
 def widen(linear: nn.Linear, x: Tensor) -> Tensor:
     """A linear layer without bias on a token map (B, H, W, C), which gives a feature map (B, M, H, W)."""
-    if not x.is_cpu:  # autocast would cast a weight for each sample
-        return linear(x).permute(0, 3, 1, 2).contiguous()
     weight = linear.weight.expand(x.shape[0], -1, -1)
     return weight.bmm(x.flatten(1, 2).transpose(1, 2)).unflatten(2, x.shape[1:3])
 
 
 def narrow(linear: nn.Linear, x: Tensor) -> Tensor:
     """A linear layer without bias on a feature map (B, M, H, W), which gives a token map (B, H, W, C)."""
-    if not x.is_cpu:
-        return linear(x.permute(0, 2, 3, 1))
     weight = linear.weight.T.expand(x.shape[0], -1, -1)
     return x.flatten(2).transpose(1, 2).bmm(weight).unflatten(1, x.shape[2:])
 

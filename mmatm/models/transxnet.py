@@ -190,9 +190,7 @@ class Scale(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # In x's dtype, as autocast would take the widest of them all.
-        bias, weight = self.bias.to(x.dtype), self.weight.to(x.dtype)
-        return torch.addcmul(bias[:, None, None], x, weight[..., 0])
+        return torch.addcmul(self.bias[:, None, None], x, self.weight[..., 0])
 
 
 # Feature maps of as many tokens let their MLPs compute anew in the backward pass what would fill most of the memory:
