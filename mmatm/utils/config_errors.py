@@ -16,7 +16,9 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from mmatm.config import effective_entries
+from mmatm.stack import FORKS, UPSTREAM, installed
 
+_TOOLBOXES = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 _REGISTRIES = [entry for entry in vars(mmengine.registry).values() if isinstance(entry, Registry)]
 
 
@@ -34,20 +36,37 @@ def explain(error: BaseException, cfg: Config) -> str | None:
 
     It recognises types that are in no registry, arguments that a class does not take or lacks, and `in_channels` that
     differ from the feature maps that a part of the model is given. For any other error in a part of the model, it logs
-    which part that is.
+    which part that is. A toolbox that cannot be imported is named instead of an entry.
 
     Returns:
-        The line; None if no entry is known to be wrong.
+        The line; None if nothing is known to be wrong.
     """
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = ' '.join(text.split())
-    if unknown := _unknown(error, text):
+    if broken := _broken_import(error):
+        found = broken
+    elif unknown := _unknown(error, text):
         found = _unknown_type(cfg, *unknown)
     elif isinstance(error, TypeError) and '__init__()' in text:
         found = _wrong_argument(cfg, text)
     else:
         found = _wrong_channels(cfg, error)
     return found and f'{found} ({type(error).__name__}: {text[:300]})'
+
+
+def _broken_import(error: BaseException) -> str | None:
+    """What to say of an error that ended the import of a toolbox."""
+    modules = [frame.f_globals.get('__name__', '') for frame in _frames(error) if frame.f_code.co_name == '<module>']
+    broken = [
+        name for name in modules if name.partition('.')[0] in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+    ]
+    if not broken:
+        return None
+    versions = ', '.join(f'{name} {version}' for name, version in installed((*UPSTREAM, *FORKS)).items())
+    return (
+        f'{broken[-1]} cannot be imported here, whatever the config says: a package beside it may be too new for it, '
+        f'see docs/faq.md; tools/setup.sh makes an environment that works. Installed are {versions}'
+    )
 
 
 def _unknown(error: BaseException, text: str) -> tuple[str, str] | None:

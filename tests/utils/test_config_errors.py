@@ -1,5 +1,6 @@
 """Configs that cannot be built or whose parts do not fit: one message with the config's entry."""
 
+import importlib.util
 import re
 
 import pytest
@@ -137,3 +138,13 @@ def test_mistakes_of_the_program_keep_their_traceback(config, monkeypatch, capsy
     with pytest.raises(KeyError) as stop:
         {}['Faulty is not here']
     assert explain(stop.value, cfg) is None
+
+
+def test_toolbox_that_cannot_be_imported_is_named(tmp_path, config):
+    path = tmp_path / 'broken.py'
+    path.write_text('class Model(None):\n    pass\n')
+    spec = importlib.util.spec_from_file_location('mmpretrain.models.broken', path)
+    with pytest.raises(TypeError) as caught:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    message = explain(caught.value, load_config(str(config)))
+    assert re.match(r'mmpretrain\.models\.broken cannot be imported here.* mmengine \d.*NoneType takes no', message)
