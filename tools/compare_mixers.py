@@ -2,8 +2,8 @@
 """Compares token mixers in one network by one recipe: trains a small segmentor with each and several seeds, looks at
 what these do, counts and times the mixers, and writes tables and charts.
 
-What was done is kept in files, so that it can be stopped at any time and called again: it goes on where it was.
-Several calls at once do no harm: what another is at is waited for."""
+What was done is kept in files, so that it can be stopped at any time and called again: it goes on where it was, on
+another machine too if that has mixers.json. Several calls at once do no harm: what another is at is waited for."""
 
 import argparse
 import importlib
@@ -71,9 +71,12 @@ def main() -> None:
         for each in runs:
             each.forget()
     if 'train' in args.steps:
-        done = sum(each.result() is not None for each in runs)
-        with counting_bar('trainings', done, len(runs)) as advance:
-            train_all(runs, args.jobs, advance)
+        record = Record(out / 'mixers.json')
+        observes = 'observe' in args.steps
+        untrained = [each for each in runs if args.redo or not record.has(each, observes)]
+        known = len(runs) - len(untrained) + sum(each.result() is not None for each in untrained)
+        with counting_bar('trainings', known, len(runs)) as advance:
+            train_all(untrained, args.jobs, advance)
     with alone(out / 'mixers.json'):  # others may train meanwhile
         record = Record(out / 'mixers.json')
         if args.redo:
@@ -108,6 +111,17 @@ class Record:
 
     def of_training(self, training: Run) -> dict[str, Any]:
         return self.content['trainings'].setdefault(training.comparison, dict(on=[], miou={}, observed={}))
+
+    def has(self, training: Run, observes: bool) -> bool:
+        """Whether nothing is to be learned from a training, which may have been on another machine.
+
+        Args:
+            training: The training.
+            observes: Whether what its mixer does is to be observed too, which needs the checkpoint of seed 0.
+        """
+        entry = self.of_training(training)
+        observed = not observes or training.seed > 0 or training.mixer in entry['observed']
+        return observed and str(training.seed) in entry['miou'].get(training.mixer, {})
 
     def forget(self, mixers: list[str]) -> None:
         """Forgets all that is known of some mixers."""

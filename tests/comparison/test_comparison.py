@@ -253,8 +253,19 @@ def test_a_users_mixer_by_the_command(tmp_path, monkeypatch, shapes, command, er
     assert json.loads(Path('runs/mixers.json').read_text()) == record
     # As if it had been killed in the last validation.
     (folder / 'curves.json').unlink()
-    command('compare_mixers.py', *words, '--steps', 'train')
-    assert json.loads(Path('runs/mixers.json').read_text())['trainings'] == record['trainings']
+    command('compare_mixers.py', *words, '--out', 'other', '--steps', 'train')
+    trained = {**record['trainings']['shapes_mini_20'], 'observed': {}}
+    assert json.loads(Path('other/mixers.json').read_text())['trainings'] == {'shapes_mini_20': trained}
+    # What mixers.json knows is not trained, wherever it was, but for what is not observed yet.
+    asked = []
+    monkeypatch.setattr(training, 'train_all', lambda runs, *_: asked.append(len(runs)))
+    command('compare_mixers.py', *words, '--steps', 'train', 'observe')
+    command('compare_mixers.py', *words, '--out', 'other', '--steps', 'train')
+    command('compare_mixers.py', *words, '--out', 'other', '--steps', 'train', 'observe')
+    assert json.loads(Path('other/mixers.json').read_text())['trainings'] == record['trainings']
+    command('compare_mixers.py', *words, '--seeds', '2', '--steps', 'train')
+    command('compare_mixers.py', *words, '--out', 'other', '--redo', '--steps', 'train')
+    assert asked == [0, 0, 1, 1, 1]
     command('compare_mixers.py', *words, '--redo', '--steps')
     assert not folder.exists()
     assert '`mine`' not in Path('runs/mixers.md').read_text()
