@@ -57,9 +57,7 @@ def explain(error: BaseException, cfg: Config) -> str | None:
 def _broken_import(error: BaseException) -> str | None:
     """What to say of an error that ended the import of a toolbox."""
     modules = [frame.f_globals.get('__name__', '') for frame in _frames(error) if frame.f_code.co_name == '<module>']
-    broken = [
-        name for name in modules if name.partition('.')[0] in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-    ]
+    broken = [name for name in modules if name.partition('.')[0] in _TOOLBOXES]
     if not broken:
         return None
     versions = ', '.join(f'{name} {version}' for name, version in installed((*UPSTREAM, *FORKS)).items())

@@ -20,7 +20,7 @@ from mmatm.utils.command_line import run
 from mmatm.utils.environment import environment
 
 TOOLS = ('memcheck', 'racecheck', 'synccheck', 'initcheck')
-# B, H, W, C and the channels of a group: those of ATMNet-T's stages at 800x1280, and lines of odd lengths.
+# B, H, W, C and the channels of a group: maps as large as ATMNet-T's at 800x1280, and one with lines of odd lengths.
 LARGE = ((2, 200, 320, 64, 2), (2, 100, 160, 128, 4), (4, 50, 80, 320, 8), (4, 25, 40, 512, 8), (3, 77, 301, 66, 3))
 SMALL = ((1, 7, 19, 12, 2), (2, 1, 33, 24, 8), (1, 35, 1, 16, 4), (1, 9, 5, 6, 3))
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
