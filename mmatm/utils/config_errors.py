@@ -62,8 +62,8 @@ def _broken_import(error: BaseException) -> str | None:
         return None
     versions = ', '.join(f'{name} {version}' for name, version in installed((*UPSTREAM, *FORKS)).items())
     return (
-        f'{broken[-1]} cannot be imported here, whatever the config says: a package that it needs may be missing or too new, '
-        f'see docs/faq.md; tools/setup.sh makes an environment that works. Installed are {versions}'
+        f'{broken[-1]} cannot be imported here, whatever the config says: a package that it needs may be missing or '
+        f'too new, see docs/faq.md; tools/setup.sh makes an environment that works. Installed are {versions}'
     )
 
 
